@@ -1,0 +1,311 @@
+r"""The CIFAR ResNet (He et al., 2016) and Dit-ResNet (Liu et al., NeurIPS 2024): depths 20, 32, 56 and 110.
+
+A 3x3 stem with 16 channels, then three stages of (depth-2)/6 basic blocks with 16, 32 and 64 channels. Shortcuts across a
+change of shape are a 1x1 convolution with batch normalisation. The last map is averaged to 2x2 and flattened, so the head
+sees 256 features; the plain networks have the same head and differ by the quadratic term alone, 33,280 parameters.
+
+Dit-ResNet has one term, in the first block of the second stage:
+
+.. math:: \mathrm{relu}\bigl((\mathrm{bn}_2(\mathrm{conv}_2(h)) + Q(\mathrm{norm}(h)))/2 + \mathrm{shortcut}(x)\bigr),
+          \qquad h = \mathrm{relu}(\mathrm{bn}_1(\mathrm{conv}_1(x)))
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models._features import feature_take_indices
+from timm.models._manipulate import checkpoint_seq
+from torch import Tensor, nn
+
+from ditcnn.layers import Norm, QuadraticTerm2d
+
+__all__ = ["CifarResNet", "DitResNet"]
+
+WIDTHS = (16, 32, 64)
+CIFAR_MEAN = (0.4914, 0.4822, 0.4465)
+CIFAR_STD = (0.2023, 0.1994, 0.2010)
+
+
+class BasicBlock(nn.Module):
+    """relu(bn2(conv2(h)) + shortcut(x)), h = relu(bn1(conv1(x))); with a term, the mean of bn2(conv2(h)) and term(h)."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(out_channels)
+        self.act1 = nn.ReLU(inplace=True)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(out_channels)
+        self.quadratic: QuadraticTerm2d | None = None
+        self.act2 = nn.ReLU(inplace=True)
+        self.downsample: nn.Module = nn.Identity()
+        if stride != 1 or in_channels != out_channels:
+            self.downsample = nn.Sequential(
+                nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.act1(self.bn1(self.conv1(x)))
+        y = self.bn2(self.conv2(h))
+        if self.quadratic is not None:
+            y = (y + self.quadratic(h)) / 2
+        y = self.act2(y + self.downsample(x))
+        return y
+
+
+class CifarResNet(nn.Module):
+    """The plain ResNet for small images.
+
+    Args:
+        depth: 6n + 2, layers with weights.
+        num_classes: Outputs of the head; 0 leaves the 256 pooled features.
+        in_chans: Channels of the images.
+        global_pool: ``"avg"``, the mean over quarters of the map (2x2), or ``""``, the map itself.
+        drop_rate: Dropout before the head.
+
+    Shapes:
+        ``[N, in_chans, H, W]`` -> ``[N, num_classes]``.
+    """
+
+    def __init__(
+        self,
+        depth: int,
+        num_classes: int = 10,
+        in_chans: int = 3,
+        global_pool: str = "avg",
+        drop_rate: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if depth % 6 != 2 or depth < 8:
+            raise ValueError(f"depth must be 6n + 2 with n >= 1 (20, 32, 56, 110, ...); got {depth}.")
+        self.num_classes = num_classes
+        self.in_chans = in_chans
+        self.drop_rate = drop_rate
+        self.grad_checkpointing = False
+        self.conv1 = nn.Conv2d(in_chans, WIDTHS[0], 3, 1, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(WIDTHS[0])
+        self.act1 = nn.ReLU(inplace=True)
+
+        blocks = (depth - 2) // 6
+        self.layer1 = _make_stage(WIDTHS[0], WIDTHS[0], 1, blocks)
+        self.layer2 = _make_stage(WIDTHS[0], WIDTHS[1], 2, blocks)
+        self.layer3 = _make_stage(WIDTHS[1], WIDTHS[2], 2, blocks)
+
+        self.num_features = WIDTHS[2]
+        self.head_hidden_size = 4 * WIDTHS[2]
+        self.feature_info = [dict(num_chs=WIDTHS[0], reduction=1, module="act1")] + [
+            dict(num_chs=width, reduction=2**i, module=f"layer{i + 1}") for i, width in enumerate(WIDTHS)
+        ]
+        self.reset_classifier(num_classes, global_pool)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(x))
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Return the last map, ``[N, 64, H/4, W/4]``."""
+        x = self.act1(self.bn1(self.conv1(x)))
+        for stage in self._stages():
+            x = self._run(stage, x)
+        return x
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Return the logits of a last map, or with ``pre_logits`` the pooled features, ``[N, 256]``."""
+        x = self.global_pool(x)
+        if self.drop_rate:
+            x = nn.functional.dropout(x, self.drop_rate, self.training)
+        if pre_logits:
+            return x
+        logits: Tensor = self.fc(x)
+        return logits
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | list[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """Return the last map and the maps of the stem and stages named by ``indices``, as timm's models do."""
+        if output_fmt != "NCHW":
+            raise ValueError(f"output_fmt must be 'NCHW'; got {output_fmt!r}.")
+        take, last = feature_take_indices(4, indices)
+        x = self.act1(self.bn1(self.conv1(x)))
+        intermediates = [x] if 0 in take else []
+        for i, stage in enumerate(self._stages()[:last] if stop_early else self._stages(), start=1):
+            x = self._run(stage, x)
+            if i in take:
+                intermediates.append(x)
+        return intermediates if intermediates_only else (x, intermediates)
+
+    def prune_intermediate_layers(
+        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Drop the stages that ``indices`` does not need, as timm's models do; return the indices taken."""
+        take, last = feature_take_indices(4, indices)
+        for i in range(last + 1, 4):
+            setattr(self, f"layer{i}", nn.Sequential())
+        if prune_head:
+            self.reset_classifier(0, "")
+        return take
+
+    def get_classifier(self) -> nn.Module:
+        """Return the head."""
+        return self.fc
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Replace the head by a fresh one for ``num_classes`` (0: none)."""
+        if global_pool is not None:
+            if global_pool not in ("avg", ""):
+                raise ValueError(f"global_pool must be 'avg' or ''; got {global_pool!r}.")
+            self.global_pool: nn.Module = (
+                nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(1)) if global_pool else nn.Identity()
+            )
+        if num_classes and isinstance(self.global_pool, nn.Identity):
+            raise ValueError("global_pool='' leaves a map, which the head cannot read; use num_classes=0 with it.")
+        self.num_classes = num_classes
+        self.fc: nn.Module = nn.Linear(self.head_hidden_size, num_classes) if num_classes else nn.Identity()
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute each block's activations in the backward pass instead of keeping them."""
+        self.grad_checkpointing = enable
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Return the patterns that timm's layer-wise decay groups parameters by."""
+        return dict(stem=r"^conv1|^bn1", blocks=r"^layer(\d+)" if coarse else r"^layer(\d+)\.(\d+)")
+
+    def _stages(self) -> list[nn.Sequential]:
+        return [self.layer1, self.layer2, self.layer3]
+
+    def _run(self, stage: nn.Sequential, x: Tensor) -> Tensor:
+        y: Tensor
+        if self.grad_checkpointing and self.training and torch.is_grad_enabled():
+            y = checkpoint_seq(stage, x)
+        else:
+            y = stage(x)
+        return y
+
+
+class DitResNet(CifarResNet):
+    """`CifarResNet` with the quadratic term in the first block of the second stage.
+
+    Drawn from the same seed, every other parameter starts as in the plain network.
+
+    Args:
+        depth, num_classes, in_chans, global_pool, drop_rate: As in `CifarResNet`.
+        img_size: Size of the images, H = W or (H, W); only ``quadratic_norm="spatial"`` depends on it.
+        quadratic_norm: The norm before the term, see `ditcnn.layers.QuadraticTerm2d`.
+        spatial_transpose: Replay the published term's swap of height and width.
+    """
+
+    def __init__(
+        self,
+        depth: int,
+        *args: Any,
+        img_size: int | Sequence[int] = 32,
+        quadratic_norm: Norm = "spatial",
+        spatial_transpose: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(depth, *args, **kwargs)
+        height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
+        self.layer2[0].quadratic = QuadraticTerm2d(
+            WIDTHS[1],
+            WIDTHS[1],
+            norm=quadratic_norm,
+            map_size=((height + 1) // 2, (width + 1) // 2),
+            spatial_transpose=spatial_transpose,
+        )
+
+
+def _make_stage(in_channels: int, out_channels: int, stride: int, blocks: int) -> nn.Sequential:
+    rest = (BasicBlock(out_channels, out_channels) for _ in range(blocks - 1))
+    return nn.Sequential(BasicBlock(in_channels, out_channels, stride), *rest)
+
+
+def _cfg(**kwargs: Any) -> dict[str, Any]:
+    return dict(
+        url="",
+        num_classes=10,
+        input_size=(3, 32, 32),
+        pool_size=(8, 8),
+        crop_pct=1.0,
+        interpolation="bicubic",
+        mean=CIFAR_MEAN,
+        std=CIFAR_STD,
+        first_conv="conv1",
+        classifier="fc",
+        **kwargs,
+    )
+
+
+DEPTHS = (20, 32, 56, 110)
+default_cfgs = generate_default_cfgs(
+    {f"resnet{depth}": _cfg() for depth in DEPTHS}
+    # timm passes img_size to models of a fixed size: the published norm has parameters for each position.
+    | {f"dit_resnet{depth}": _cfg(fixed_input_size=True) for depth in DEPTHS}
+)
+
+
+def _create(model_cls: type[CifarResNet], variant: str, pretrained: bool, **kwargs: Any) -> nn.Module:
+    model: nn.Module = build_model_with_cfg(
+        model_cls, variant, pretrained, feature_cfg=dict(out_indices=(0, 1, 2, 3), flatten_sequential=False), **kwargs
+    )
+    return model
+
+
+@register_model
+def resnet20(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """ResNet-20 for 32x32 images."""
+    return _create(CifarResNet, "resnet20", pretrained, depth=20, **kwargs)
+
+
+@register_model
+def dit_resnet20(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """Dit-ResNet-20 for 32x32 images."""
+    return _create(DitResNet, "dit_resnet20", pretrained, depth=20, **kwargs)
+
+
+@register_model
+def resnet32(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """ResNet-32 for 32x32 images."""
+    return _create(CifarResNet, "resnet32", pretrained, depth=32, **kwargs)
+
+
+@register_model
+def dit_resnet32(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """Dit-ResNet-32 for 32x32 images."""
+    return _create(DitResNet, "dit_resnet32", pretrained, depth=32, **kwargs)
+
+
+@register_model
+def resnet56(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """ResNet-56 for 32x32 images."""
+    return _create(CifarResNet, "resnet56", pretrained, depth=56, **kwargs)
+
+
+@register_model
+def dit_resnet56(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """Dit-ResNet-56 for 32x32 images."""
+    return _create(DitResNet, "dit_resnet56", pretrained, depth=56, **kwargs)
+
+
+@register_model
+def resnet110(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """ResNet-110 for 32x32 images."""
+    return _create(CifarResNet, "resnet110", pretrained, depth=110, **kwargs)
+
+
+@register_model
+def dit_resnet110(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """Dit-ResNet-110 for 32x32 images."""
+    return _create(DitResNet, "dit_resnet110", pretrained, depth=110, **kwargs)

@@ -1,0 +1,32 @@
+"""The definition: slow, obvious, to be checked against the paper by eye."""
+
+from torch import Tensor
+
+
+def reference_quadratic_form(x: Tensor, weight: Tensor) -> Tensor:
+    r"""Evaluate :math:`y_o = \sum_{ij} A_{oij} x_i x_j` from the matrix of all products.
+
+    The published layer's way: it builds ``... x C^2`` numbers and keeps them for the backward pass. It is here to be
+    compared with, and for exporters, which want plain operations.
+
+    Args:
+        x: Channel vectors, ``[..., C]``.
+        weight: Matrices A, ``[O, C, C]``.
+
+    Returns:
+        ``[..., O]``.
+    """
+    products = x.unsqueeze(-1) * x.unsqueeze(-2)
+    return products.flatten(-2) @ weight.flatten(1).T
+
+
+def check_shapes(x: Tensor, weight: Tensor) -> None:
+    """Raise ``ValueError`` unless ``weight`` is ``[O, C, C]`` for the C of ``x``."""
+    if x.ndim == 0:
+        raise ValueError("x must have shape [..., C]; got a scalar.")
+    channels = x.shape[-1]
+    if weight.ndim != 3 or weight.shape[1] != channels or weight.shape[2] != channels:
+        raise ValueError(
+            f"weight must have shape [O, {channels}, {channels}] to match x with {channels} channels; "
+            f"got {list(weight.shape)}."
+        )
