@@ -1,0 +1,72 @@
+"""The command line: the only place that puts the parts together."""
+
+import sys
+from collections.abc import Callable, Sequence
+
+from ditcnn import __version__
+from ditcnn.cli.evaluate import evaluate_command
+from ditcnn.cli.predict import predict_command
+from ditcnn.cli.train import train_command
+from ditcnn.errors import InputError, RunFailed, nearest
+from ditcnn.train import Stopped
+
+__all__ = ["main"]
+
+_COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {
+    "train": (train_command, "train a network by a recipe"),
+    "eval": (evaluate_command, "test a run's model on images with labels"),
+    "predict": (predict_command, "classify images with a run's model"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; return its exit status.
+
+    0; 2 for bad input; 1 for a run that failed; 128 plus the signal's number for one that was stopped.
+    """
+    argv = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        _run(argv)
+        return 0
+    except InputError as error:
+        return _report(str(error), 2)
+    except RunFailed as error:
+        return _report(str(error), 1)
+    except Stopped as stop:
+        return _report(f"stopped by {stop}, checkpoint saved; go on with --resume.", 128 + stop.signum)
+    except KeyboardInterrupt:
+        return _report("interrupted.", 130)
+    except OSError as error:  # a full disk, a file without permission
+        place = f"{error.filename}: " if error.filename else ""
+        return _report(f"{place}{error.strerror or error}. Nothing was overwritten.", 2)
+
+
+def _run(argv: list[str]) -> None:
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(_usage())
+    elif argv[0] == "--version":
+        print(f"ditcnn {__version__}")
+    elif argv[0] in _COMMANDS:
+        _COMMANDS[argv[0]][0](argv[1:])
+    else:
+        raise InputError(f"there is no command {argv[0]!r}.{nearest(argv[0], _COMMANDS)} See ditcnn --help.")
+
+
+def _usage() -> str:
+    lines = [f"  {name:<9} {summary}" for name, (_, summary) in _COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: ditcnn COMMAND ...",
+            "",
+            "Quadratic neurons for convolutional networks.",
+            "",
+            *lines,
+            "",
+            "ditcnn COMMAND --help lists a command's flags; ditcnn --version prints the version.",
+        ]
+    )
+
+
+def _report(message: str, status: int) -> int:
+    print(f"ditcnn: {message}", file=sys.stderr)
+    return status

@@ -1,0 +1,96 @@
+"""Flags from tyro, errors in one line."""
+
+import contextlib
+import dataclasses
+import io
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tyro
+import yaml
+
+from ditcnn.errors import InputError, nearest
+
+__all__ = ["flag", "given", "parse", "read_config"]
+
+Flags = TypeVar("Flags")
+
+
+def parse(flags: type[Flags], argv: Sequence[str], prog: str, default: Flags | None = None) -> Flags:
+    """Return the dataclass ``flags`` filled from a command line.
+
+    Raises:
+        InputError: An unknown flag, or a value that does not fit.
+        SystemExit: ``--help`` was asked for and printed.
+    """
+    box = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(box):
+            parsed, unknown = tyro.cli(flags, prog=prog, args=argv, default=default, return_unknown_args=True)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise InputError(f"{_text(box.getvalue())} See {prog} --help.") from None
+    if unknown:
+        word = next((w for w in unknown if w.startswith("-")), unknown[0])
+        known = [flag(field.name) for field in dataclasses.fields(flags)]  # type: ignore[arg-type]
+        kind = "flag" if word.startswith("-") else "argument"
+        raise InputError(f"unknown {kind} {word}.{nearest(word.partition('=')[0], known)} See {prog} --help.")
+    return parsed
+
+
+def flag(name: str) -> str:
+    """Return the flag of a field: ``batch_size`` -> ``--batch-size``."""
+    return "--" + name.replace("_", "-")
+
+
+def given(name: str, argv: Sequence[str]) -> bool:
+    """Say whether a command line sets a field."""
+    return any(word.partition("=")[0].replace("_", "-") == flag(name) for word in argv)
+
+
+def read_config(path: Path, known: Iterable[str], positional: str) -> list[str]:
+    """Return the settings of a YAML file as a command line, so that they are checked as one.
+
+    Raises:
+        InputError: The file cannot be read, or has a key that is not ``known``.
+    """
+    try:
+        settings = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}.") from None
+    if not isinstance(settings, dict):
+        raise InputError(f"{path} must hold settings as 'name: value' lines.")
+    known = list(known)
+    for name in settings:
+        if name not in known:
+            raise InputError(f"{path} has an unknown key {name!r}.{nearest(str(name), known)}")
+    argv = [str(settings.pop(positional))] if positional in settings else []
+    for name, value in settings.items():
+        argv += _as_flags(name, value)
+    return argv
+
+
+def _as_flags(name: str, value: Any) -> list[str]:
+    if isinstance(value, bool):
+        return [flag(name) if value else flag("no_" + name)]
+    values = value if isinstance(value, list) else [value]
+    return [flag(name), *map(str, values)]
+
+
+def _text(box: str) -> str:
+    """Return the message of one of tyro's boxes: its lines up to the first rule, joined."""
+    lines: list[str] = []
+    for line in box.splitlines():
+        content = line.strip("│| ").strip()
+        if line.startswith("╭") or not content:
+            continue
+        if re.fullmatch(r"[─-]+", content) or line.startswith("╰"):
+            break
+        lines.append(content)
+    message = " ".join(lines)
+    return message if message.endswith(".") else message + "."

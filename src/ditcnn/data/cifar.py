@@ -1,0 +1,109 @@
+"""CIFAR-10 and CIFAR-100 as their authors publish them: pickles of arrays, in torchvision's folders."""
+
+import io
+import pickle
+import urllib.error
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torchvision.datasets import CIFAR10, CIFAR100
+from torchvision.datasets.utils import download_and_extract_archive
+
+from ditcnn.data.files import Files
+from ditcnn.data.images import ImageData, ImageSet
+from ditcnn.errors import InputError
+
+__all__ = ["CifarName", "cifar_in", "download_cifar", "read_cifar"]
+
+CifarName = Literal["cifar10", "cifar100"]
+_SOURCES: dict[CifarName, type[CIFAR10]] = {"cifar10": CIFAR10, "cifar100": CIFAR100}
+
+
+def cifar_in(files: Files) -> list[CifarName]:
+    """Return which of the two sets lie here: in torchvision's folder, or the folder itself."""
+    return [kind for kind in _SOURCES if _folder(files, kind) is not None]
+
+
+def download_cifar(root: Path, kind: CifarName) -> None:
+    """Download and unpack a set below ``root`` with torchvision's code, unless it is there; its checksum is verified.
+
+    Raises:
+        InputError: The download failed.
+    """
+    source = _SOURCES[kind]
+    if (root / source.base_folder).is_dir():
+        return
+    try:
+        download_and_extract_archive(source.url, str(root), filename=source.filename, md5=source.tgz_md5)
+    except (urllib.error.URLError, RuntimeError, OSError) as error:
+        raise InputError(
+            f"could not download {source.url}: {error}. Unpack it below {root} by hand, or name other data with --data PATH."
+        ) from None
+
+
+def read_cifar(files: Files, kind: CifarName) -> ImageData:
+    """Read a set without trusting its pickles: nothing but arrays, containers, text and numbers is unpickled.
+
+    Raises:
+        InputError: A file is missing, damaged, or holds anything else.
+    """
+    source = _SOURCES[kind]
+    folder = _folder(files, kind)
+    if folder is None:
+        raise InputError(f"{files.path} holds no {source.base_folder}.")
+    sets = []
+    for batches in (source.train_list, source.test_list):
+        parts = [_read_batch(files, folder + name) for name, _ in batches]
+        images = torch.from_numpy(np.concatenate([images for images, _ in parts]).reshape(-1, 3, 32, 32))
+        sets.append(ImageSet(images, torch.tensor([label for _, labels in parts for label in labels])))
+    meta = _unpickle(files, folder + source.meta["filename"])
+    key = source.meta["key"]
+    if not isinstance(meta, dict) or not isinstance(meta.get(key), list):
+        raise InputError(f"{files.where(folder + source.meta['filename'])} holds no list {key!r} of class names.")
+    return ImageData(sets[0], sets[1], tuple(str(name) for name in meta[key]))
+
+
+def _folder(files: Files, kind: CifarName) -> str | None:
+    """Return what stands before the names of a set's files, or None if the set is not here."""
+    source = _SOURCES[kind]
+    first = source.train_list[0][0]
+    return next((f for f in (source.base_folder + "/", "") if f + first in files.names), None)
+
+
+def _read_batch(files: Files, name: str) -> tuple[Any, list[int]]:
+    batch = _unpickle(files, name)
+    if isinstance(batch, dict):
+        images, labels = batch.get("data"), batch.get("labels", batch.get("fine_labels"))
+        if isinstance(images, np.ndarray) and images.dtype == np.uint8 and isinstance(labels, list):
+            if images.ndim == 2 and images.shape == (len(labels), 3072):
+                return images, labels
+    raise InputError(f"{files.where(name)} is not a CIFAR batch: it needs 'data', uint8 of [N, 3072], and N 'labels'.")
+
+
+def _unpickle(files: Files, name: str) -> Any:
+    if name not in files.names:
+        raise InputError(f"{files.where(name)} is missing.")
+    try:
+        return _ArrayUnpickler(io.BytesIO(files.read(name)), encoding="latin1").load()
+    except _Refused as error:
+        raise InputError(f"{files.where(name)} is refused: {error}.") from None
+    except Exception as error:  # a damaged pickle can raise anything
+        raise InputError(f"{files.where(name)} is damaged: {error}.") from None
+
+
+class _Refused(Exception):
+    pass
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """An unpickler that makes NumPy arrays and what pickle has opcodes for (dicts, lists, text, bytes, numbers)."""
+
+    _MODULES = ("numpy", "numpy.core.multiarray", "numpy._core.multiarray", "numpy.core.numeric", "numpy._core.numeric")
+    _NAMES = ("ndarray", "dtype", "_reconstruct", "_frombuffer", "scalar")
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module in self._MODULES and name in self._NAMES) or (module, name) == ("_codecs", "encode"):
+            return super().find_class(module, name)
+        raise _Refused(f"it wants {module}.{name}, and a data file may hold arrays, lists, text and numbers only")

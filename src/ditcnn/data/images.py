@@ -1,0 +1,74 @@
+"""Images in memory: what every loader returns."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ditcnn.errors import InputError
+
+__all__ = ["ImageData", "ImageSet"]
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Labelled images: ``images`` uint8 ``[N, C, H, W]``, ``labels`` int64 ``[N]``."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: Tensor) -> "ImageSet":
+        return ImageSet(self.images[index], self.labels[index])
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """A data set with its official split; labels index ``classes``.
+
+    Raises:
+        InputError: An empty part, images of two shapes, or labels without a class.
+    """
+
+    train: ImageSet
+    test: ImageSet
+    classes: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        for name, part in (("training", self.train), ("test", self.test)):
+            if len(part) == 0:
+                raise InputError(f"the {name} part holds no images.")
+            if len(part.images) != len(part.labels):
+                raise InputError(f"the {name} part has {len(part.images)} images but {len(part.labels)} labels.")
+            low, high = int(part.labels.min()), int(part.labels.max())
+            if low < 0 or high >= len(self.classes):
+                raise InputError(
+                    f"the {name} part has labels from {low} to {high}, but there are {len(self.classes)} classes."
+                )
+        if self.train.images.shape[1:] != self.test.images.shape[1:]:
+            raise InputError(
+                f"training images are {_shape(self.train)}, test images {_shape(self.test)}; they must be alike."
+            )
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        channels, height, width = self.train.images.shape[1:]
+        return channels, height, width
+
+
+def _shape(part: ImageSet) -> str:
+    channels, height, width = part.images.shape[1:]
+    return f"{height}x{width} with {channels} channel{'s' if channels > 1 else ''}"
+
+
+def channel_statistics(part: ImageSet) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation of each channel, of values scaled to 0..1."""
+    levels = torch.arange(256, dtype=torch.float64) / 255
+    counts = torch.stack([torch.bincount(c.flatten().int(), minlength=256) for c in part.images.unbind(1)]).double()
+    counts /= counts.sum(1, keepdim=True)
+    mean = counts @ levels
+    std = (counts @ levels**2 - mean**2).clamp(min=0).sqrt()
+    return tuple(round(v, 4) for v in mean.tolist()), tuple(max(round(v, 4), 1e-4) for v in std.tolist())

@@ -1,0 +1,20 @@
+"""What goes wrong outside the code: told in one line, without a traceback."""
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = ["InputError", "RunFailed", "nearest"]
+
+
+class InputError(Exception):
+    """Bad input: the message says what is wrong and what to do. The command line exits with status 2."""
+
+
+class RunFailed(Exception):
+    """A run that started and could not go on, as when its loss is not finite. The command line exits with status 1."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return `` Did you mean X?`` for the known word nearest to ``word``, or nothing."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f" Did you mean {close[0]}?" if close else ""

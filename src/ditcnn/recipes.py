@@ -1,0 +1,158 @@
+"""What each published run is, as data."""
+
+import ast
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from typing_extensions import Self
+
+from ditcnn.data import DataName
+from ditcnn.errors import InputError, nearest
+
+__all__ = ["RECIPES", "Recipe", "make_recipe"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides what a training run computes, except the data.
+
+    The defaults are the paper's for CIFAR: Liu et al., NeurIPS 2024, and its published script.
+    """
+
+    model: str = "dit_resnet20"
+    """Any name of timm's registry; ditcnn's are resnet20/32/56/110 and dit_resnet20/32/56/110."""
+    model_kwargs: tuple[str, ...] = ()
+    """Arguments of the model as name=value, e.g. spatial_transpose=True quadratic_norm=batch."""
+    epochs: int = 160
+    """Passes over the training images. Given alone, milestones and warm-up are rescaled in proportion."""
+    batch_size: int = 128
+    """Images a step."""
+    opt: str = "momentum"
+    """timm's name of the optimiser; momentum is SGD with momentum, not Nesterov's."""
+    lr: float = 0.1
+    """Base learning rate."""
+    momentum: float = 0.9
+    """Momentum of the optimiser."""
+    weight_decay: float = 1e-4
+    """Weight decay, on every parameter."""
+    term_lr_scale: float = 10.0
+    """Learning rate of the quadratic term and of the norm in front of it, as a multiple of the base rate."""
+    schedule: Literal["multistep", "cosine"] = "multistep"
+    """multistep: the rate times gamma at each milestone. cosine: to zero at the end."""
+    milestones: tuple[float, ...] = (80, 120)
+    """Epochs, counted from 0, from which on the rate is lowered."""
+    gamma: float = 0.1
+    """Factor of the rate at a milestone."""
+    warmup: Literal["linear", "constant"] = "linear"
+    """linear: the rate grows from warmup_factor to 1, step by step. constant: it stays at warmup_factor."""
+    warmup_epochs: float = 0
+    """Length of the warm-up."""
+    warmup_factor: float = 0.1
+    """Factor of the rate at the start of the warm-up."""
+    crop_padding: int = 4
+    """Black pixels around an image before its random crop; 0 for no crop."""
+    flip: bool = True
+    """Random horizontal flip."""
+    mean: tuple[float, ...] = ()
+    """Mean per channel, of values in 0..1. Empty: computed from the training images."""
+    std: tuple[float, ...] = ()
+    """Standard deviation per channel. Empty: computed from the training images."""
+    protocol: Literal["holdout", "paper"] = "holdout"
+    """holdout: select on held-out training images, test once. paper: train on all, test each epoch, report the best."""
+    seed: int = 0
+    """Seed of the initial weights, the order of the images and their augmentation."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Arithmetic of the forward and backward pass; weights stay fp32. bf16 is the fastest on most CPUs and GPUs."""
+    channels_last: bool = True
+    """Keep maps in memory with channels last: the same numbers to rounding, faster on CPU."""
+    compile: bool = False
+    """torch.compile the model: minutes of compiling, then faster steps."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "lr", "gamma", "warmup_factor"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"--{name.replace('_', '-')} must be above 0; got {getattr(self, name)}.")
+        for name in ("momentum", "weight_decay", "term_lr_scale", "warmup_epochs", "crop_padding", "seed"):
+            if not getattr(self, name) >= 0:
+                raise InputError(f"--{name.replace('_', '-')} must not be negative; got {getattr(self, name)}.")
+        if self.warmup_epochs >= self.epochs:
+            raise InputError(f"--warmup-epochs must be below --epochs; got {self.warmup_epochs:g} of {self.epochs}.")
+        if len(self.mean) != len(self.std):
+            raise InputError(f"--mean and --std must have one value a channel each; got {self.mean} and {self.std}.")
+        if any(value <= 0 for value in self.std):
+            raise InputError(f"--std must be above 0; got {self.std}.")
+        self.model_arguments()
+
+    def model_arguments(self) -> dict[str, Any]:
+        """Return ``model_kwargs`` as a dict; values are Python literals, or text."""
+        arguments = {}
+        for item in self.model_kwargs:
+            name, equals, value = item.partition("=")
+            if not equals or not name.isidentifier():
+                raise InputError(f"--model-kwargs takes name=value; got {item!r}.")
+            try:
+                arguments[name] = ast.literal_eval(value)
+            except (ValueError, SyntaxError):
+                arguments[name] = value
+        return arguments
+
+    def at_epochs(self, epochs: int) -> Self:
+        """Return the recipe for another number of epochs, milestones and warm-up moved in proportion."""
+        scale = epochs / self.epochs
+        milestones = tuple(round(m * scale, 4) for m in self.milestones)
+        return replace(self, epochs=epochs, milestones=milestones, warmup_epochs=round(self.warmup_epochs * scale, 4))
+
+
+_CIFAR = Recipe(mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.2010))
+_DEEP = {"resnet56", "resnet110", "dit_resnet56", "dit_resnet110"}
+
+
+def _paper(model: str) -> Recipe:
+    """The paper's run. The published script wants the first epoch at a tenth of the rate for depths 56 and 110."""
+    if model in _DEEP:
+        return replace(_CIFAR, warmup="constant", warmup_epochs=1, warmup_factor=0.1)
+    return _CIFAR
+
+
+def _warmup(model: str) -> Recipe:
+    """Ten epochs in which the term trains from the first on: see docs/cifar.md for the runs behind it."""
+    return replace(
+        _CIFAR, epochs=10, schedule="cosine", milestones=(), warmup_epochs=1, warmup_factor=0.01, precision="bf16"
+    )
+
+
+def _digits(model: str) -> Recipe:
+    """A Dit-ResNet in under two minutes on two cores; digits are not mirrored."""
+    return Recipe(
+        epochs=30, batch_size=64, schedule="cosine", milestones=(), warmup_epochs=2, crop_padding=1, flip=False
+    )
+
+
+@dataclass(frozen=True)
+class _Named:
+    data: DataName
+    make: Callable[[str], Recipe]
+    summary: str
+
+
+RECIPES = {
+    "digits": _Named(
+        "digits", _digits, "scikit-learn's handwritten digits, 8x8, no download: 30 epochs in about a minute"
+    ),
+    "cifar10": _Named("cifar10", _paper, "CIFAR-10 as in the paper: 160 epochs"),
+    "cifar100": _Named("cifar100", _paper, "CIFAR-100 as in the paper: 160 epochs"),
+    "cifar10-warmup": _Named("cifar10", _warmup, "CIFAR-10 in 10 epochs, cosine after one epoch of warm-up, bf16"),
+    "cifar100-warmup": _Named("cifar100", _warmup, "CIFAR-100 in 10 epochs, cosine after one epoch of warm-up, bf16"),
+}
+
+
+def make_recipe(name: str, model: str = "dit_resnet20") -> Recipe:
+    """Return the recipe called ``name`` for a model; published exceptions for single models are applied.
+
+    Raises:
+        InputError: There is no such recipe.
+    """
+    if name not in RECIPES:
+        raise InputError(f"there is no recipe {name!r}.{nearest(name, RECIPES)} Recipes: {', '.join(RECIPES)}.")
+    return replace(RECIPES[name].make(model), model=model)

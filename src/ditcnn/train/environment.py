@@ -1,0 +1,69 @@
+"""What a run ran on."""
+
+import datetime
+import json
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ditcnn.train.storage import write_atomically
+
+__all__ = ["describe_environment", "record_launch"]
+
+_PACKAGES = ("ditcnn", "torch", "torchvision", "timm", "numpy")
+
+
+def describe_environment(device: torch.device) -> dict[str, Any]:
+    """Return versions, commit, machine and command of this process."""
+    return {
+        "command": ["ditcnn", *sys.argv[1:]],
+        "started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "packages": {name: metadata.version(name) for name in _PACKAGES},
+        "commit": _commit(),
+        "platform": platform.platform(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "processor": _processor(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def record_launch(path: Path, device: torch.device) -> list[str]:
+    """Add this process to the launches in ``env.json``; return what differs from the first in a way that changes bits."""
+    launches = json.loads(path.read_bytes())["launches"] if path.exists() else []
+    launches.append(describe_environment(device))
+    write_atomically(path, (json.dumps({"launches": launches}, indent=2) + "\n").encode())
+    first, this = launches[0], launches[-1]
+    return [
+        f"{key}: {first[key]} then, {this[key]} now"
+        for key in ("packages", "commit", "device", "processor", "threads")
+        if first.get(key) != this[key]
+    ]
+
+
+def _commit() -> str | None:
+    """Return the commit that last changed this package, with a + for changes since; None outside its repository."""
+    here = Path(__file__).parent.parent
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", "-C", str(here), *words], capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    try:
+        commit = git("log", "-1", "--format=%H", "--", ".")
+        return commit + ("+" if git("status", "--porcelain", "--", ".") else "") if commit else None
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor()

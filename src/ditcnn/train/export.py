@@ -1,0 +1,102 @@
+"""The chosen model as timm reads it, and its way back."""
+
+import copy
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from timm.models import resolve_model_input_args, save_for_hf
+from torch import nn
+
+from ditcnn.errors import InputError, nearest
+from ditcnn.train.folder import RunFolder
+from ditcnn.train.storage import write_atomically
+
+__all__ = ["TrainedModel", "build_model", "export_model", "load_model"]
+
+
+def build_model(name: str, image_shape: Sequence[int], num_classes: int, **model_kwargs: Any) -> nn.Module:
+    """Return a fresh model of timm's registry for images of shape (C, H, W).
+
+    Raises:
+        InputError: There is no such model, or it does not take these arguments or images.
+    """
+    if not timm.is_model(name):
+        raise InputError(
+            f"there is no model {name!r}.{nearest(name, timm.list_models())} List them: timm.list_models()."
+        )
+    try:
+        arguments = resolve_model_input_args(name, {"input_size": tuple(image_shape)}, **model_kwargs)
+        model: nn.Module = timm.create_model(**arguments, num_classes=num_classes)
+        model.eval()
+        with torch.no_grad():
+            model(torch.zeros(1, *image_shape))
+        model.train()
+    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+        size = "x".join(map(str, image_shape[1:]))
+        raise InputError(f"model {name} with {model_kwargs or 'its defaults'} on {size} images: {error}") from None
+    return model
+
+
+def export_model(
+    model: nn.Module,
+    folder: RunFolder,
+    *,
+    image_shape: Sequence[int],
+    classes: Sequence[str],
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> None:
+    """Write ``config.json`` and ``model.safetensors``, which ``timm.create_model("local-dir:...", pretrained=True)`` reads."""
+    plain = copy.deepcopy(model).to("cpu", memory_format=torch.contiguous_format)
+    with tempfile.TemporaryDirectory(prefix=".export-", dir=folder.path) as temporary:
+        save_for_hf(
+            plain,
+            temporary,
+            model_config={"label_names": list(classes)},
+            data_config={"input_size": tuple(image_shape), "mean": tuple(mean), "std": tuple(std), "crop_pct": 1.0},
+            safe_serialization=True,
+        )
+        for name in ("model.safetensors", "config.json"):
+            write_atomically(folder.path / name, Path(temporary, name).read_bytes())
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A model with what it needs to be used: class names, image shape (C, H, W), normalisation."""
+
+    model: nn.Module
+    classes: tuple[str, ...]
+    image_shape: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def load_model(path: Path) -> TrainedModel:
+    """Read the chosen model of a run.
+
+    Raises:
+        InputError: The folder holds none, or a damaged one.
+    """
+    folder = RunFolder(path)
+    config_file = path / "config.json"
+    if not path.is_dir():
+        raise InputError(f"{path}: no such folder; name the folder of a run.")
+    if not config_file.is_file() or not folder.weights.is_file():
+        raise InputError(f"{path} holds no trained model (config.json and model.safetensors).")
+    try:
+        load_file(folder.weights)  # timm passes over some damage with a warning
+        config = json.loads(config_file.read_bytes())
+        model = timm.create_model(f"local-dir:{path}", pretrained=True)
+        cfg = config["pretrained_cfg"]
+        classes = tuple(config["label_names"])
+        return TrainedModel(model.eval(), classes, tuple(cfg["input_size"]), tuple(cfg["mean"]), tuple(cfg["std"]))
+    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{path} holds a damaged model: {error}") from None

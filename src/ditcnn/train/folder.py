@@ -1,0 +1,72 @@
+"""A run's folder: what lies where."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ditcnn.errors import InputError
+from ditcnn.train.storage import write_atomically
+
+__all__ = ["RunFolder"]
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of a run: settings, records, checkpoints and the chosen model."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """Settings: `ditcnn train --config` repeats the run from them."""
+        return self.path / "config.yaml"
+
+    @property
+    def environment(self) -> Path:
+        """Versions, machine and commands."""
+        return self.path / "env.json"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object a line, an epoch a line."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def curves(self) -> Path:
+        """Loss, accuracy and rate against epochs."""
+        return self.path / "curves.png"
+
+    @property
+    def last(self) -> Path:
+        """The newest checkpoint."""
+        return self.path / "last.pt"
+
+    @property
+    def previous(self) -> Path:
+        """The checkpoint before it."""
+        return self.path / "previous.pt"
+
+    @property
+    def weights(self) -> Path:
+        """Weights of the chosen model; with config.json, what timm's ``local-dir:`` reads."""
+        return self.path / "model.safetensors"
+
+    def holds_run(self) -> bool:
+        """Say whether a run has written here."""
+        files = (self.config, self.environment, self.metrics, self.last, self.previous, self.weights)
+        return any(file.exists() for file in files)
+
+    def create(self, settings: dict[str, Any]) -> None:
+        """Make the folder and write the settings.
+
+        Raises:
+            InputError: The folder holds a run.
+        """
+        if self.holds_run():
+            raise InputError(f"{self.path} holds a run. Continue it with --resume, or name another folder with --out.")
+        if self.path.exists() and not self.path.is_dir():
+            raise InputError(f"--out {self.path} is a file, not a folder.")
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.config, yaml.safe_dump(settings, sort_keys=False).encode())

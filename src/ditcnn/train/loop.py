@@ -1,0 +1,293 @@
+"""The training loop: exact, interruptible, selected on held-out images."""
+
+import dataclasses
+import math
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from ditcnn.data import ImageData, ImageSet
+from ditcnn.data.batches import derived_seed, normalise, steps_per_epoch, train_batches
+from ditcnn.data.split import hold_out
+from ditcnn.errors import InputError, RunFailed
+from ditcnn.recipes import Recipe
+from ditcnn.train.checkpoint import load_newest, remove_leftovers, save_newest
+from ditcnn.train.device import autocast
+from ditcnn.train.display import Display
+from ditcnn.train.evaluate import evaluate
+from ditcnn.train.export import build_model, export_model
+from ditcnn.train.folder import RunFolder
+from ditcnn.train.metrics import MetricsLog, draw_curves
+from ditcnn.train.optim import lr_factor, make_optimizer, set_lr
+from ditcnn.train.stop import Stopped, StopRequest
+
+__all__ = ["Trainer"]
+
+
+@dataclass
+class Progress:
+    """Where a run stands: with weights and optimiser, all that a checkpoint needs, as the rest follows from the seed."""
+
+    epoch: int = 0  # whole epochs done
+    step: int = 0  # steps done in the epoch under way
+    loss_sum: float = 0.0
+    hits: int = 0
+    seen: int = 0
+    seconds: float = 0.0
+    best_epoch: int = 0
+    best_top1: float = -1.0
+    lines: int = 0  # of metrics.jsonl
+    finished: bool = False
+
+
+class Trainer:
+    """One run of a recipe on a data set.
+
+    Order of images, their augmentation and each step's random numbers are functions of the seed and the place in the run;
+    so a run that was stopped anywhere and goes on has the same bits as one that never stopped (same machine and threads).
+
+    Args:
+        recipe: What to compute, normalisation included.
+        data: The images.
+        folder: The run's folder; it exists and holds the settings.
+        device: Where to compute.
+        display: Where to report.
+        checkpoint_minutes: Time between checkpoints within an epoch; there is one after each epoch.
+
+    Raises:
+        InputError: The model does not fit the images, or too few can be held out.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        data: ImageData,
+        folder: RunFolder,
+        device: torch.device,
+        display: Display,
+        checkpoint_minutes: float = 5.0,
+    ) -> None:
+        self.recipe, self.data, self.folder, self.device, self.display = recipe, data, folder, device, display
+        self.checkpoint_seconds = 60 * checkpoint_minutes
+        self.train, self.watched, self.watched_name = _parts(recipe, data)
+        self.steps = steps_per_epoch(len(self.train), recipe.batch_size)
+        self.progress = Progress()
+        self.result: dict[str, Any] = {}
+
+        torch.manual_seed(recipe.seed)
+        layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
+        self.model = build_model(recipe.model, data.image_shape, len(data.classes), **recipe.model_arguments()).to(
+            device, memory_format=layout
+        )
+        self.optimizer = make_optimizer(self.model, recipe)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
+        self.forward: nn.Module = torch.compile(self.model) if recipe.compile else self.model  # type: ignore[assignment]
+
+    def run(self) -> dict[str, Any]:
+        """Train from where the folder's checkpoint stands to the end; return the last line of the metrics.
+
+        Raises:
+            Stopped: SIGTERM or SIGINT came; a checkpoint is saved.
+            RunFailed: The loss or the weights are not finite.
+        """
+        remove_leftovers(self.folder)
+        self._restore()
+        if self.progress.finished:
+            return self.result
+        self.log = MetricsLog(self.folder.metrics, keep=self.progress.lines)
+        if self.log.count < self.progress.lines:
+            self.display.warn(f"{self.folder.metrics} has lost {self.progress.lines - self.log.count} lines.")
+        self.saved_at = time.monotonic()
+        done = self.progress.epoch * self.steps + self.progress.step
+        try:
+            with StopRequest() as self.stop, self.display.bar(self.recipe.epochs * self.steps, done):
+                while self.progress.epoch < self.recipe.epochs:
+                    self._train_epoch()
+                    self._close_epoch()
+                self._finish()
+        finally:
+            self.log.close()
+            draw_curves(self.folder.metrics, self.folder.curves)
+        return self.result
+
+    def _train_epoch(self) -> None:
+        recipe, progress = self.recipe, self.progress
+        batches = train_batches(
+            self.train,
+            batch_size=recipe.batch_size,
+            seed=recipe.seed,
+            epoch=progress.epoch,
+            crop_padding=recipe.crop_padding,
+            flip=recipe.flip,
+            first=progress.step,
+        )
+        self.forward.train()
+        started = time.monotonic() - progress.seconds
+        for images, labels in batches:
+            self._leave_if_asked()
+            self._train_step(images.to(self.device), labels.to(self.device))
+            progress.seconds = time.monotonic() - started
+            self.display.step(
+                f"epoch {progress.epoch + 1}/{recipe.epochs}, loss {progress.loss_sum / progress.seen:.3f}"
+            )
+            if time.monotonic() - self.saved_at > self.checkpoint_seconds:
+                self._save()
+
+    def _train_step(self, images: Tensor, labels: Tensor) -> None:
+        recipe, progress = self.recipe, self.progress
+        torch.manual_seed(derived_seed(recipe.seed, progress.epoch, progress.step))
+        set_lr(self.optimizer, self._lr(progress.step))
+        x = normalise(images, recipe.mean, recipe.std)
+        if recipe.channels_last:
+            x = x.contiguous(memory_format=torch.channels_last)
+        with autocast(self.device, recipe.precision):
+            logits = self.forward(x)
+        loss = F.cross_entropy(logits.float(), labels)
+        if not math.isfinite(value := loss.item()):
+            raise self._diverged(f"the loss became {value}")
+        self.scaler.scale(loss).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad()
+        progress.step += 1
+        progress.loss_sum += value * len(labels)
+        progress.hits += int((logits.argmax(1) == labels).sum())
+        progress.seen += len(labels)
+
+    def _lr(self, step: int) -> float:
+        """Return the base learning rate at a step of the epoch under way."""
+        return self.recipe.lr * lr_factor(self.recipe, self.progress.epoch + step / self.steps)
+
+    def _close_epoch(self) -> None:
+        """Evaluate, record, keep the model if it is chosen, save."""
+        progress, part = self.progress, self.watched_name
+        scores = self._evaluate(self.watched)
+        if not math.isfinite(scores["loss"]):
+            raise self._diverged(f"the {part} loss became {scores['loss']}")
+        line = {
+            "epoch": progress.epoch + 1,
+            "lr": self._lr(self.steps - 1),
+            "train_loss": progress.loss_sum / progress.seen,
+            "train_top1": 100 * progress.hits / progress.seen,
+            f"{part}_loss": scores["loss"],
+            f"{part}_top1": scores["top1"],
+            "seconds": round(progress.seconds, 3),
+        }
+        progress.epoch += 1
+        progress.step, progress.loss_sum, progress.hits, progress.seen, progress.seconds = 0, 0.0, 0, 0, 0.0
+        best = scores["top1"] > progress.best_top1
+        if best:
+            progress.best_epoch, progress.best_top1 = progress.epoch, scores["top1"]
+        if best if part == "holdout" else progress.epoch == self.recipe.epochs:
+            self._export()
+        self.log.write(line)
+        self._save()
+        self.display.say(
+            f"epoch {progress.epoch:>3}  loss {line['train_loss']:.4f}  train {line['train_top1']:6.2f}%  "
+            f"{part} {scores['top1']:6.2f}%{' *' if best else '  '} {line['seconds']:7.1f} s"
+        )
+
+    def _finish(self) -> None:
+        """Evaluate the chosen model on test, once, and record the result."""
+        progress = self.progress
+        if self.watched_name == "holdout":
+            self.model.load_state_dict(load_file(self.folder.weights))
+            scores = self._evaluate(self.data.test)
+            self.result = {"selected_on": "holdout", "selected_epoch": progress.best_epoch}
+            self.result |= {"holdout_top1": progress.best_top1}
+            self.result |= {"test_top1": scores["top1"], "test_loss": scores["loss"]}
+        else:
+            scores = self._evaluate(self.data.test)
+            self.result = {"selected_on": "test", "selected_epoch": progress.epoch, "test_top1": scores["top1"]}
+            self.result |= {"best_test_top1": progress.best_top1, "best_test_epoch": progress.best_epoch}
+        self.result = {"epoch": progress.epoch, "final": True} | self.result
+        self.log.write(self.result)
+        progress.finished = True
+        self._save_state({"result": self.result})
+
+    def _evaluate(self, part: ImageSet) -> dict[str, float]:
+        return evaluate(
+            self.forward,
+            part,
+            mean=self.recipe.mean,
+            std=self.recipe.std,
+            device=self.device,
+            precision=self.recipe.precision,
+        )
+
+    def _export(self) -> None:
+        export_model(
+            self.model,
+            self.folder,
+            image_shape=self.data.image_shape,
+            classes=self.data.classes,
+            mean=self.recipe.mean,
+            std=self.recipe.std,
+        )
+
+    def _leave_if_asked(self) -> None:
+        if self.stop.signum is not None:
+            self._save()
+            raise Stopped(self.stop.signum)
+
+    def _diverged(self, what: str) -> RunFailed:
+        progress = self.progress
+        good = self.folder.last if self.folder.last.exists() else "none yet"
+        return RunFailed(
+            f"{what} in epoch {progress.epoch + 1}, step {progress.step + 1}, at learning rate "
+            f"{self._lr(progress.step):g}; the last good checkpoint: {good}. Try a lower --lr, a warm-up or --precision fp32."
+        )
+
+    def _save(self) -> None:
+        self._save_state({})
+
+    def _save_state(self, more: dict[str, Any]) -> None:
+        if not all(p.isfinite().all() for p in self.model.parameters()):
+            raise self._diverged("a weight became infinite or NaN")
+        self.progress.lines = self.log.count
+        state = {
+            "recipe": dataclasses.asdict(self.recipe),
+            "classes": list(self.data.classes),
+            "progress": dataclasses.asdict(self.progress),
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
+        save_newest(self.folder, state | more)
+        self.saved_at = time.monotonic()
+
+    def _restore(self) -> None:
+        state = load_newest(self.folder, self.display.warn)
+        if state is None:
+            return
+        if state["recipe"]["model"] != self.recipe.model:
+            raise InputError(
+                f"{self.folder.last} is a checkpoint of {state['recipe']['model']}, not of {self.recipe.model}."
+            )
+        if tuple(state["classes"]) != self.data.classes:
+            raise InputError(
+                f"{self.folder.last} was trained on {len(state['classes'])} classes ({', '.join(state['classes'][:3])}, "
+                f"...), the data has {len(self.data.classes)} ({', '.join(self.data.classes[:3])}, ...)."
+            )
+        try:
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (RuntimeError, ValueError) as error:
+            first = str(error).splitlines()[-1].strip()
+            raise InputError(f"{self.folder.last} does not fit model {self.recipe.model}: {first}") from None
+        self.scaler.load_state_dict(state["scaler"])
+        self.progress = Progress(**state["progress"])
+        self.result = state.get("result", {})
+
+
+def _parts(recipe: Recipe, data: ImageData) -> tuple[ImageSet, ImageSet, str]:
+    """Return the images to train on, the images to watch, and the latter's name."""
+    if recipe.protocol == "paper":
+        return data.train, data.test, "test"
+    train, held = hold_out(data.train)
+    return train, held, "holdout"

@@ -1,0 +1,71 @@
+"""The record of a run: metrics.jsonl, TensorBoard events and a picture of the curves."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+__all__ = ["MetricsLog", "draw_curves", "read_metrics"]
+
+
+class MetricsLog:
+    """Appends epochs to ``metrics.jsonl``, each line synced to disk, and to TensorBoard events beside it.
+
+    Args:
+        path: The file.
+        keep: Lines that the checkpoint knows; later ones are dropped, as the run will write them again.
+    """
+
+    def __init__(self, path: Path, keep: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # slow to import
+
+        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+        self.count = min(keep, len(lines))
+        kept = sum(map(len, lines[: self.count]))
+        self._file = path.open("ab")
+        self._file.truncate(kept)
+        self._events = SummaryWriter(str(path.parent), purge_step=self.count + 1)  # type: ignore[no-untyped-call]
+
+    def write(self, line: dict[str, Any]) -> None:
+        """Append a line; its numbers go to TensorBoard at step ``epoch``."""
+        self._file.write((json.dumps(line) + "\n").encode())
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self.count += 1
+        for name, value in line.items():
+            if isinstance(value, float):
+                self._events.add_scalar(name, value, line["epoch"])  # type: ignore[no-untyped-call]
+
+    def close(self) -> None:
+        """Write what is buffered."""
+        self._file.close()
+        self._events.close()  # type: ignore[no-untyped-call]
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of a ``metrics.jsonl``."""
+    return [json.loads(line) for line in path.read_bytes().splitlines()]
+
+
+def draw_curves(metrics: Path, picture: Path) -> None:
+    """Draw loss, accuracy and learning rate against epochs."""
+    from matplotlib.figure import Figure  # slow to import
+
+    lines = [line for line in read_metrics(metrics) if "train_loss" in line]
+    if not lines:
+        return
+    epochs = [line["epoch"] for line in lines]
+    figure = Figure(figsize=(11, 3.5), layout="constrained")
+    panels = figure.subplots(1, 3)
+    for axes, quantity, unit in ((panels[0], "loss", "nats"), (panels[1], "top1", "%")):
+        for part, style in (("train", "--"), ("holdout", "-"), ("test", "-")):
+            if f"{part}_{quantity}" in lines[0]:
+                values = [line[f"{part}_{quantity}"] for line in lines]
+                axes.plot(epochs, values, style, marker=".", markersize=3, label=part)
+        axes.set(xlabel="epoch", ylabel=f"{'top-1 accuracy' if quantity == 'top1' else quantity} [{unit}]")
+        axes.legend()
+    panels[2].plot(epochs, [line["lr"] for line in lines], drawstyle="steps-mid")
+    panels[2].set(xlabel="epoch", ylabel="base learning rate", yscale="log" if lines[-1]["lr"] > 0 else "linear")
+    for axes in panels:
+        axes.grid(alpha=0.3)
+    figure.savefig(picture, dpi=120)

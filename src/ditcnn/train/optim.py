@@ -1,0 +1,66 @@
+"""The optimiser and the learning rate, a function of progress alone."""
+
+import math
+
+import torch
+from timm.optim import create_optimizer_v2
+from torch import nn
+
+from ditcnn.errors import InputError
+from ditcnn.layers import QuadraticForm2d, QuadraticTerm2d
+from ditcnn.recipes import Recipe
+
+__all__ = ["lr_factor", "make_optimizer", "parameter_groups", "set_lr"]
+
+
+def parameter_groups(model: nn.Module, term_lr_scale: float) -> list[dict[str, object]]:
+    """Return two groups: quadratic terms with the norms in front of them, and the rest.
+
+    ``lr_scale`` is the group's multiple of the base rate. Membership comes from module types, not from names.
+    """
+    terms = [m for m in model.modules() if isinstance(m, QuadraticTerm2d | QuadraticForm2d)]
+    of_terms = {id(p) for term in terms for p in term.parameters()}
+    rest = [p for p in model.parameters() if id(p) not in of_terms]
+    groups: list[dict[str, object]] = [{"params": rest, "lr_scale": 1.0}]
+    if of_terms:
+        inside = [p for p in model.parameters() if id(p) in of_terms]
+        groups.append({"params": inside, "lr_scale": term_lr_scale})
+    return groups
+
+
+def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """Return timm's optimiser ``recipe.opt`` over `parameter_groups`.
+
+    Raises:
+        InputError: timm has no such optimiser.
+    """
+    groups = parameter_groups(model, recipe.term_lr_scale)
+    try:
+        optimizer: torch.optim.Optimizer = create_optimizer_v2(
+            groups, opt=recipe.opt, lr=recipe.lr, weight_decay=recipe.weight_decay, momentum=recipe.momentum
+        )
+    except ValueError as error:
+        raise InputError(f"--opt {recipe.opt}: {error}") from None
+    return optimizer
+
+
+def lr_factor(recipe: Recipe, progress: float) -> float:
+    """Return the learning rate as a fraction of the base rate after ``progress`` epochs.
+
+    Multistep: gamma to the number of milestones reached. Cosine: from 1 at the end of the warm-up to 0 at the last
+    epoch's end. During the warm-up, ``warmup_factor``, or a line from it to 1.
+    """
+    if progress < recipe.warmup_epochs:
+        if recipe.warmup == "constant":
+            return recipe.warmup_factor
+        return recipe.warmup_factor + (1 - recipe.warmup_factor) * progress / recipe.warmup_epochs
+    if recipe.schedule == "multistep":
+        return recipe.gamma ** sum(progress >= m for m in recipe.milestones)
+    done = (progress - recipe.warmup_epochs) / (recipe.epochs - recipe.warmup_epochs)
+    return (1 + math.cos(math.pi * done)) / 2
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Set each group's rate to its multiple of ``lr``."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["lr_scale"]

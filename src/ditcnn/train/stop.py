@@ -1,0 +1,40 @@
+"""SIGTERM and SIGINT as a wish that the loop grants between two steps."""
+
+import signal
+from types import FrameType
+from typing import Any
+
+__all__ = ["StopRequest", "Stopped"]
+
+
+class Stopped(Exception):
+    """The run was asked to stop and has saved a checkpoint."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signal.Signals(signum).name)
+        self.signum = signum
+
+
+class StopRequest:
+    """While in use, the first SIGTERM or SIGINT is noted in ``signum``; a second one acts as usual."""
+
+    def __init__(self) -> None:
+        self.signum: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopRequest":
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            self._before[signum] = signal.signal(signum, self._note)
+        return self
+
+    def _note(self, signum: int, frame: FrameType | None) -> None:
+        self.signum = signum
+        self._restore()
+
+    def _restore(self) -> None:
+        for signum, handler in self._before.items():
+            signal.signal(signum, handler)
+        self._before = {}
+
+    def __exit__(self, *exception: object) -> None:
+        self._restore()
