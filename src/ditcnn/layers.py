@@ -50,6 +50,7 @@ class QuadraticForm2d(nn.Module):
         nn.init.zeros_(self.weight)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the form at every position."""
         if x.ndim != 4 or x.shape[1] != self.in_channels:
             raise ValueError(f"x must have shape [N, {self.in_channels}, H, W]; got {list(x.shape)}.")
         y = quadratic_form(x.permute(0, 2, 3, 1), self.weight).permute(0, 3, 1, 2)
@@ -63,6 +64,7 @@ class QuadraticForm2d(nn.Module):
         return y.mT
 
     def extra_repr(self) -> str:
+        """Return the arguments, for printing."""
         swap = ", spatial_transpose=True" if self.spatial_transpose else ""
         return f"{self.in_channels}, {self.out_channels}{swap}"
 
@@ -83,6 +85,7 @@ class SpatialLayerNorm(nn.LayerNorm):
         super().__init__(list(map_size))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the normalised map."""
         if tuple(x.shape[-2:]) != tuple(self.normalized_shape):
             built, got = ("x".join(map(str, size)) for size in (self.normalized_shape, x.shape[-2:]))
             raise ValueError(
@@ -125,6 +128,7 @@ class QuadraticTerm2d(nn.Module):
         self.form = QuadraticForm2d(in_channels, out_channels, spatial_transpose=spatial_transpose)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the form of the normalised map."""
         y: Tensor = self.form(self.norm(x))
         return y
 

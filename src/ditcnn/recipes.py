@@ -124,9 +124,7 @@ def _warmup(model: str) -> Recipe:
 
 def _digits(model: str) -> Recipe:
     """A Dit-ResNet in under two minutes on two cores; digits are not mirrored."""
-    return Recipe(
-        epochs=30, batch_size=64, schedule="cosine", milestones=(), warmup_epochs=2, crop_padding=1, flip=False
-    )
+    return Recipe(epochs=30, batch_size=64, schedule="cosine", milestones=(), warmup_epochs=2, crop_padding=1, flip=False)
 
 
 @dataclass(frozen=True)
@@ -137,9 +135,7 @@ class _Named:
 
 
 RECIPES = {
-    "digits": _Named(
-        "digits", _digits, "scikit-learn's handwritten digits, 8x8, no download: 30 epochs in about a minute"
-    ),
+    "digits": _Named("digits", _digits, "scikit-learn's handwritten digits, 8x8, no download: 30 epochs in about a minute"),
     "cifar10": _Named("cifar10", _paper, "CIFAR-10 as in the paper: 160 epochs"),
     "cifar100": _Named("cifar100", _paper, "CIFAR-100 as in the paper: 160 epochs"),
     "cifar10-warmup": _Named("cifar10", _warmup, "CIFAR-10 in 10 epochs, cosine after one epoch of warm-up, bf16"),

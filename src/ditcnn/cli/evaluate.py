@@ -50,9 +50,7 @@ def evaluate_command(argv: list[str]) -> None:
             f"{len(data.classes)} ({', '.join(data.classes[:3])}, ...); they must be the same."
         )
     if data.image_shape != trained.image_shape:
-        raise InputError(
-            f"{flags.run} takes images of (C, H, W) = {trained.image_shape}; the data has {data.image_shape}."
-        )
+        raise InputError(f"{flags.run} takes images of (C, H, W) = {trained.image_shape}; the data has {data.image_shape}.")
     scores: dict[str, Any] = evaluate(
         trained.model.to(device),
         data.test,

@@ -28,7 +28,8 @@ def parse(flags: type[Flags], argv: Sequence[str], prog: str, default: Flags | N
     box = io.StringIO()
     try:
         with contextlib.redirect_stderr(box):
-            parsed, unknown = tyro.cli(flags, prog=prog, args=argv, default=default, return_unknown_args=True)
+            base = tyro.MISSING_NONPROP if default is None else default
+            parsed, unknown = tyro.cli(flags, prog=prog, args=argv, default=base, return_unknown_args=True)
     except SystemExit as stop:
         if not stop.code:
             raise
@@ -38,7 +39,8 @@ def parse(flags: type[Flags], argv: Sequence[str], prog: str, default: Flags | N
         known = [flag(field.name) for field in dataclasses.fields(flags)]  # type: ignore[arg-type]
         kind = "flag" if word.startswith("-") else "argument"
         raise InputError(f"unknown {kind} {word}.{nearest(word.partition('=')[0], known)} See {prog} --help.")
-    return parsed
+    result: Flags = parsed
+    return result
 
 
 def flag(name: str) -> str:

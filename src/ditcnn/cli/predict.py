@@ -93,7 +93,8 @@ def _load(path: Path, image_shape: tuple[int, int, int]) -> Tensor:
     image = Image.fromarray(decode_image(path.read_bytes(), str(path))).convert("L" if channels == 1 else "RGB")
     if image.size != (width, height):
         image = image.resize((width, height), Image.Resampling.BICUBIC)
-    return pil_to_tensor(image)
+    pixels: Tensor = pil_to_tensor(image)
+    return pixels
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:

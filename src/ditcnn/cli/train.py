@@ -162,8 +162,8 @@ def _print_result(result: dict[str, Any], flags: TrainFlags, folder: RunFolder) 
     else:
         print(f"test accuracy   {result['test_top1']:.2f}% after the last epoch, which is the saved model")
         print(
-            f"                {result['best_test_top1']:.2f}% in the best epoch, {result['best_test_epoch']}: selected on test, "
-            "as the paper reports it"
+            f"                {result['best_test_top1']:.2f}% in the best epoch, {result['best_test_epoch']}: selected on "
+            "test, as the paper reports it"
         )
     print(f"run folder      {folder.path}")
     if flags.recipe == "digits":

@@ -47,6 +47,6 @@ def _read(files: Files, name: DataName) -> ImageData:
     if has_class_folders(files):
         return read_class_folders(files)
     raise InputError(
-        f"{files.path} holds no images this knows: class folders (train/<class>/*, test/<class>/*), a tar of them, IDX files "
-        "(train-images-idx3-ubyte, ...) or CIFAR's batches (cifar-10-batches-py)."
+        f"{files.path} holds no images of a known form: class folders (train/<class>/*, test/<class>/*), a tar of them, IDX "
+        "files (train-images-idx3-ubyte, ...) or CIFAR's batches (cifar-10-batches-py)."
     )

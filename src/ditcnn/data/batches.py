@@ -41,7 +41,7 @@ def steps_per_epoch(images: int, batch_size: int) -> int:
 
 
 def random_crop(images: Tensor, padding: int, offsets: Tensor) -> Tensor:
-    """Pad with black and cut each image's window: ``[N, C, H, W]``, row and column ``offsets`` ``[N, 2]`` in 0..2*padding."""
+    """Pad images ``[N, C, H, W]`` with black and cut windows at ``offsets`` (row, column), ``[N, 2]`` in 0..2*padding."""
     height, width = images.shape[-2:]
     windows = F.pad(images, [padding] * 4).unfold(2, height, 1).unfold(3, width, 1)
     return windows[torch.arange(len(images)), :, offsets[:, 0], offsets[:, 1]]

@@ -33,7 +33,8 @@ def download_cifar(root: Path, kind: CifarName) -> None:
         InputError: The download failed.
     """
     source = _SOURCES[kind]
-    if (root / source.base_folder).is_dir():
+    needed = [name for name, _ in source.train_list + source.test_list] + [source.meta["filename"]]
+    if all((root / source.base_folder / name).is_file() for name in needed):
         return
     try:
         download_and_extract_archive(source.url, str(root), filename=source.filename, md5=source.tgz_md5)
@@ -75,10 +76,11 @@ def _folder(files: Files, kind: CifarName) -> str | None:
 def _read_batch(files: Files, name: str) -> tuple[Any, list[int]]:
     batch = _unpickle(files, name)
     if isinstance(batch, dict):
-        images, labels = batch.get("data"), batch.get("labels", batch.get("fine_labels"))
-        if isinstance(images, np.ndarray) and images.dtype == np.uint8 and isinstance(labels, list):
-            if images.ndim == 2 and images.shape == (len(labels), 3072):
-                return images, labels
+        images: Any = batch.get("data")
+        labels: Any = batch.get("labels", batch.get("fine_labels"))
+        of_bytes = isinstance(images, np.ndarray) and images.dtype == np.uint8 and isinstance(labels, list)
+        if of_bytes and images.shape == (len(labels), 3072):
+            return images, labels
     raise InputError(f"{files.where(name)} is not a CIFAR batch: it needs 'data', uint8 of [N, 3072], and N 'labels'.")
 
 

@@ -42,9 +42,7 @@ def read_class_folders(files: Files) -> ImageData:
     for part in ("train", test):
         for name in sorted(set(classes) ^ set(parts[part])):
             lacking = part if name in classes else "train"
-            raise InputError(
-                f"{files.path}: class {name!r} has no folder {lacking}/{name}; both parts need each class."
-            )
+            raise InputError(f"{files.path}: class {name!r} has no folder {lacking}/{name}; both parts need each class.")
         for name, images in parts[part].items():
             if not images:
                 raise InputError(f"{files.path}: class folder {part}/{name} holds no images.")

@@ -18,6 +18,7 @@ def read_digits() -> ImageData:
     digits = load_digits()
     images = torch.from_numpy(np.rint(digits.images * (255 / 16)).astype(np.uint8)).unsqueeze(1)
     labels = torch.from_numpy(digits.target).long()
+    everything = ImageSet(images, labels)
     train, test = train_test_split(np.arange(len(labels)), test_size=360, stratify=labels.numpy(), random_state=0)
-    parts = [ImageSet(images[index], labels[index]) for index in (torch.from_numpy(train), torch.from_numpy(test))]
-    return ImageData(*parts, tuple(str(name) for name in digits.target_names))
+    classes = tuple(str(name) for name in digits.target_names)
+    return ImageData(everything[torch.from_numpy(train)], everything[torch.from_numpy(test)], classes)

@@ -82,10 +82,11 @@ class TarFiles(Files):
                             continue
                         if member.isdir():
                             self._folders.add(name)
-                        elif (file := archive.extractfile(member)) is not None:
-                            content[name] = file.read()
+                        elif member.isreg() or member.islnk():  # symbolic links may lead out of the archive
+                            file = archive.extractfile(member)
+                            content[name] = file.read() if file else b""
                             self._folders.update(str(p) for p in Path(name).parents if str(p) != ".")
-            except (tarfile.TarError, EOFError, zlib.error) as error:
+            except (tarfile.TarError, EOFError, zlib.error, KeyError) as error:
                 raise InputError(f"{self.path} is not a readable tar archive: {error}.") from None
             self._content = content
         return self._content

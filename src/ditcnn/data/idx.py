@@ -39,11 +39,11 @@ def read_idx(files: Files) -> ImageData:
             name = found[part, kind]
             arrays[part, kind] = _parse(files.read(name), dimensions, files.where(name))
     names = torch.cat([arrays["train", "labels"], arrays[test, "labels"]]).unique()
-    sets = [
+    train_set, test_set = (
         ImageSet(arrays[part, "images"].unsqueeze(1), torch.searchsorted(names, arrays[part, "labels"]))
         for part in ("train", test)
-    ]
-    return ImageData(*sets, tuple(str(int(n)) for n in names))
+    )
+    return ImageData(train_set, test_set, tuple(str(int(n)) for n in names))
 
 
 def _parse(content: bytes, dimensions: int, where: str) -> Tensor:
@@ -55,9 +55,7 @@ def _parse(content: bytes, dimensions: int, where: str) -> Tensor:
         raise InputError(f"{where} is not a readable gzip file: {error}.") from None
     header = 4 + 4 * dimensions
     if len(content) < header or content[:4] != bytes([0, 0, 8, dimensions]):
-        raise InputError(
-            f"{where} is not an IDX file of bytes in {dimensions} dimension{'s' if dimensions > 1 else ''}."
-        )
+        raise InputError(f"{where} is not an IDX file of bytes in {dimensions} dimension{'s' if dimensions > 1 else ''}.")
     shape = np.frombuffer(content[4:header], ">i4").tolist()
     if len(content) - header != int(np.prod(shape)):
         raise InputError(f"{where} holds {len(content) - header} bytes of data where its header says {shape}.")

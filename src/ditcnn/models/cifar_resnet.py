@@ -47,12 +47,13 @@ class BasicBlock(nn.Module):
             )
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the block's output."""
         h = self.act1(self.bn1(self.conv1(x)))
         y = self.bn2(self.conv2(h))
         if self.quadratic is not None:
             y = (y + self.quadratic(h)) / 2
-        y = self.act2(y + self.downsample(x))
-        return y
+        out: Tensor = self.act2(y + self.downsample(x))
+        return out
 
 
 class CifarResNet(nn.Module):
@@ -107,6 +108,7 @@ class CifarResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the logits."""
         return self.forward_head(self.forward_features(x))
 
     def forward_features(self, x: Tensor) -> Tensor:
@@ -187,11 +189,8 @@ class CifarResNet(nn.Module):
         return [self.layer1, self.layer2, self.layer3]
 
     def _run(self, stage: nn.Sequential, x: Tensor) -> Tensor:
-        y: Tensor
-        if self.grad_checkpointing and self.training and torch.is_grad_enabled():
-            y = checkpoint_seq(stage, x)
-        else:
-            y = stage(x)
+        recompute = self.grad_checkpointing and self.training and torch.is_grad_enabled()
+        y: Tensor = checkpoint_seq(stage, x) if recompute else stage(x)
         return y
 
 
@@ -232,7 +231,7 @@ def _make_stage(in_channels: int, out_channels: int, stride: int, blocks: int) -
     return nn.Sequential(BasicBlock(in_channels, out_channels, stride), *rest)
 
 
-def _cfg(**kwargs: Any) -> dict[str, Any]:
+def _cfg(**kwargs: Any) -> Any:
     return dict(
         url="",
         num_classes=10,

@@ -46,9 +46,7 @@ def quadratic_form(x: Tensor, weight: Tensor) -> Tensor:
 
 def _dispatch(x: Tensor, weight: Tensor) -> Tensor:
     if x.dtype != weight.dtype:
-        raise ValueError(
-            f"x and weight must have one dtype; got {x.dtype} and {weight.dtype}. Cast one, or use autocast."
-        )
+        raise ValueError(f"x and weight must have one dtype; got {x.dtype} and {weight.dtype}. Cast one, or use autocast.")
     if torch.compiler.is_exporting():  # torch.export and ONNX shall see plain nodes, not a custom op
         return reference_quadratic_form(x, weight)
     return packed_quadratic_form(x, weight)

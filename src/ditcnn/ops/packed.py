@@ -125,7 +125,9 @@ def _unpack(grad_columns: Tensor, channels: int) -> Tensor:
     """Return the symmetric gradient ``[O, C, C]``: every product's gradient at (i, j) and at (j, i)."""
     grad = grad_columns.new_empty(len(grad_columns), channels, channels)
     for (s, e), block in _blocks_of(grad_columns, channels):
-        grad[:, s:e, s:] = block
+        diagonal = block[:, :, : e - s]
+        grad[:, s:e, s:e] = (diagonal + diagonal.mT) / 2  # equal but for rounding: keep A symmetric to the bit
+        grad[:, s:e, e:] = block[:, :, e - s :]
         grad[:, e:, s:e] = block[:, :, e - s :].mT
     return grad
 

@@ -32,7 +32,7 @@ def evaluate(
     training = isinstance(model, nn.Module) and model.training
     if isinstance(model, nn.Module):
         model.eval()
-    loss, hits = 0.0, {k: 0 for k in topk}
+    loss, hits = 0.0, dict.fromkeys(topk, 0)
     for images, labels in zip(data.images.split(batch_size), data.labels.split(batch_size), strict=True):
         labels = labels.to(device)
         with autocast(device, precision):

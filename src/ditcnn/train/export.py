@@ -29,9 +29,7 @@ def build_model(name: str, image_shape: Sequence[int], num_classes: int, **model
         InputError: There is no such model, or it does not take these arguments or images.
     """
     if not timm.is_model(name):
-        raise InputError(
-            f"there is no model {name!r}.{nearest(name, timm.list_models())} List them: timm.list_models()."
-        )
+        raise InputError(f"there is no model {name!r}.{nearest(name, timm.list_models())} List them: timm.list_models().")
     try:
         arguments = resolve_model_input_args(name, {"input_size": tuple(image_shape)}, **model_kwargs)
         model: nn.Module = timm.create_model(**arguments, num_classes=num_classes)
@@ -54,8 +52,8 @@ def export_model(
     mean: Sequence[float],
     std: Sequence[float],
 ) -> None:
-    """Write ``config.json`` and ``model.safetensors``, which ``timm.create_model("local-dir:...", pretrained=True)`` reads."""
-    plain = copy.deepcopy(model).to("cpu", memory_format=torch.contiguous_format)
+    """Write ``config.json`` and ``model.safetensors`` for ``timm.create_model("local-dir:DIR", pretrained=True)``."""
+    plain = copy.deepcopy(model).cpu().to(memory_format=torch.contiguous_format)
     with tempfile.TemporaryDirectory(prefix=".export-", dir=folder.path) as temporary:
         save_for_hf(
             plain,

@@ -81,9 +81,8 @@ class Trainer:
 
         torch.manual_seed(recipe.seed)
         layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
-        self.model = build_model(recipe.model, data.image_shape, len(data.classes), **recipe.model_arguments()).to(
-            device, memory_format=layout
-        )
+        self.model = build_model(recipe.model, data.image_shape, len(data.classes), **recipe.model_arguments())
+        self.model.to(device).to(memory_format=layout)
         self.optimizer = make_optimizer(self.model, recipe)
         self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
         self.forward: nn.Module = torch.compile(self.model) if recipe.compile else self.model  # type: ignore[assignment]
@@ -132,9 +131,7 @@ class Trainer:
             self._leave_if_asked()
             self._train_step(images.to(self.device), labels.to(self.device))
             progress.seconds = time.monotonic() - started
-            self.display.step(
-                f"epoch {progress.epoch + 1}/{recipe.epochs}, loss {progress.loss_sum / progress.seen:.3f}"
-            )
+            self.display.step(f"epoch {progress.epoch + 1}/{recipe.epochs}, loss {progress.loss_sum / progress.seen:.3f}")
             if time.monotonic() - self.saved_at > self.checkpoint_seconds:
                 self._save()
 
@@ -240,7 +237,8 @@ class Trainer:
         good = self.folder.last if self.folder.last.exists() else "none yet"
         return RunFailed(
             f"{what} in epoch {progress.epoch + 1}, step {progress.step + 1}, at learning rate "
-            f"{self._lr(progress.step):g}; the last good checkpoint: {good}. Try a lower --lr, a warm-up or --precision fp32."
+            f"{self._lr(progress.step):g}; the last good checkpoint: {good}. "
+            "Try a lower --lr, a warm-up or --precision fp32."
         )
 
     def _save(self) -> None:
