@@ -7,17 +7,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 SIZE = 8
+torch.set_num_threads(1)  # the tests are small: a second thread would only wait
 
 
 @pytest.fixture(autouse=True)
-def _own_places(tmp_path, monkeypatch):
-    """Each test has its own working folder and image cache."""
-    monkeypatch.setenv("DITCNN_CACHE", str(tmp_path / "cache"))
-    (tmp_path / "work").mkdir()
-    monkeypatch.chdir(tmp_path / "work")
+def cache_folder(tmp_path_factory, monkeypatch) -> Path:
+    """Give each test a working folder and an image cache of its own; return the latter."""
+    monkeypatch.chdir(tmp_path_factory.mktemp("work"))
+    cache = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("DITCNN_CACHE", str(cache))
+    return cache
 
 
 def shade(label: int, number: int) -> int:

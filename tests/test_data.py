@@ -175,10 +175,10 @@ def test_a_changed_image_is_decoded_again(tmp_path):
     assert open_data(folder, "cifar10").train.images[0, 0, 0, 0] == 9
 
 
-def test_a_damaged_cache_is_read_anew(tmp_path):
+def test_a_damaged_cache_is_read_anew(tmp_path, cache_folder):
     folder = write_class_folders(tmp_path / "images")
     first = open_data(folder, "cifar10")
-    (cache,) = (tmp_path / "cache").iterdir()
+    (cache,) = cache_folder.iterdir()
     cache.write_bytes(cache.read_bytes()[:100])
     assert same(open_data(folder, "cifar10"), first)
 

@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 import yaml
@@ -21,7 +21,7 @@ __all__ = ["evaluate_command"]
 class EvalFlags:
     """Test a run's model on the test part of a data set."""
 
-    run: tyro.conf.Positional[Path]
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Folder of a run."""
     data: Path | None = None
     """Images, as for ditcnn train. Default: the data that the run was trained on."""

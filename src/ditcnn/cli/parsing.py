@@ -18,13 +18,16 @@ __all__ = ["flag", "given", "parse", "read_config"]
 Flags = TypeVar("Flags")
 
 
-def parse(flags: type[Flags], argv: Sequence[str], prog: str, default: Flags | None = None) -> Flags:
-    """Return the dataclass ``flags`` filled from a command line.
+def parse(
+    flags: type[Flags], argv: Sequence[str], prog: str, default: Flags | None = None, file: Path | None = None
+) -> Flags:
+    """Return the dataclass ``flags`` filled from a command line, or from a ``file`` that was read as one.
 
     Raises:
         InputError: An unknown flag, or a value that does not fit.
         SystemExit: ``--help`` was asked for and printed.
     """
+    see = f"See {prog} --help."
     box = io.StringIO()
     try:
         with contextlib.redirect_stderr(box):
@@ -33,12 +36,12 @@ def parse(flags: type[Flags], argv: Sequence[str], prog: str, default: Flags | N
     except SystemExit as stop:
         if not stop.code:
             raise
-        raise InputError(f"{_text(box.getvalue())} See {prog} --help.") from None
+        raise InputError(f"{file}: {_text(box.getvalue())}" if file else f"{_text(box.getvalue())} {see}") from None
     if unknown:
         word = next((w for w in unknown if w.startswith("-")), unknown[0])
         known = [flag(field.name) for field in dataclasses.fields(flags)]  # type: ignore[arg-type]
         kind = "flag" if word.startswith("-") else "argument"
-        raise InputError(f"unknown {kind} {word}.{nearest(word.partition('=')[0], known)} See {prog} --help.")
+        raise InputError(f"unknown {kind} {word}.{nearest(word.partition('=')[0], known)} {see}")
     result: Flags = parsed
     return result
 
@@ -85,14 +88,13 @@ def _as_flags(name: str, value: Any) -> list[str]:
 
 
 def _text(box: str) -> str:
-    """Return the message of one of tyro's boxes: its lines up to the first rule, joined."""
-    lines: list[str] = []
+    """Return the message of one of tyro's boxes, drawn or in plain characters: its first section below the title."""
+    sections: list[list[str]] = [[]]
     for line in box.splitlines():
-        content = line.strip("│| ").strip()
-        if line.startswith("╭") or not content:
-            continue
-        if re.fullmatch(r"[─-]+", content) or line.startswith("╰"):
-            break
-        lines.append(content)
-    message = " ".join(lines)
+        content = line.strip(" │")
+        if re.fullmatch(r"[─-]{3,}", content):
+            sections.append([])
+        elif content and not content.startswith(("╭", "╰")):
+            sections[-1].append(content)
+    message = " ".join(sections[0 if "╭" in box else 1]).removeprefix("Error parsing ")
     return message if message.endswith(".") else message + "."

@@ -6,7 +6,7 @@ import shutil
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -27,9 +27,10 @@ class TrainFlags(Recipe):
     """Train a network by a recipe; each flag overrides one of its fields.
 
     Recipes: digits (default), cifar10 and cifar100 as in the paper, cifar10-warmup and cifar100-warmup.
+    The defaults below are the paper's; a recipe has its own.
     """
 
-    recipe: tyro.conf.Positional[str | None] = None
+    recipe: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="RECIPE")] = None
     """Name of the recipe."""
     data: Path | None = None
     """Images: CIFAR's folder, class folders, a tar of them, or IDX files. Default: the recipe's own data."""
@@ -43,6 +44,11 @@ class TrainFlags(Recipe):
     """Settings of an earlier run (its config.yaml); flags given here go on top."""
     resume: bool = False
     """Go on with the run in --out (default: the newest of this recipe and model), or begin it if there is none."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.checkpoint_minutes >= 0:
+            raise InputError(f"--checkpoint-minutes must not be negative; got {self.checkpoint_minutes}.")
 
 
 _RECIPE_FIELDS = [field.name for field in dataclasses.fields(Recipe)]
@@ -87,7 +93,7 @@ def _settings(argv: list[str]) -> tuple[TrainFlags, RunFolder]:
     """
     asked = parse(TrainFlags, argv, PROG)
     config = _read_config(asked.config) if asked.config else []
-    in_config = parse(TrainFlags, config, str(asked.config)) if config else asked
+    in_config = parse(TrainFlags, config, PROG, file=asked.config) if config else asked
     if asked.recipe and in_config.recipe and asked.recipe != in_config.recipe:
         raise InputError(f"{asked.config} is a run of recipe {in_config.recipe}, not {asked.recipe}.")
     name = asked.recipe or in_config.recipe or "digits"
@@ -97,18 +103,18 @@ def _settings(argv: list[str]) -> tuple[TrainFlags, RunFolder]:
     folder = RunFolder(asked.out or _default_folder(name, model, asked.resume))
     preset = TrainFlags(**vars(make_recipe(name, model)), recipe=name)
     if asked.resume and folder.config.exists():
-        stored = _on_top(_read_config(folder.config), preset, str(folder.config))
-        wanted = _on_top(argv, _on_top(config, stored, str(asked.config)), PROG)
+        stored = _on_top(preset, _read_config(folder.config), folder.config)
+        wanted = _on_top(_on_top(stored, config, asked.config), argv)
         _refuse_changes(stored, wanted, folder)
         return wanted, folder
-    return _on_top(argv, _on_top(config, preset, str(asked.config)), PROG), folder
+    return _on_top(_on_top(preset, config, asked.config), argv), folder
 
 
-def _on_top(argv: list[str], base: TrainFlags, prog: str) -> TrainFlags:
+def _on_top(base: TrainFlags, argv: list[str], file: Path | None = None) -> TrainFlags:
     """Return ``base`` with a command line's flags; a number of epochs moves the base's milestones and warm-up."""
     if given("epochs", argv):
-        base = base.at_epochs(parse(TrainFlags, argv, prog).epochs)
-    return parse(TrainFlags, argv, prog, base)
+        base = base.at_epochs(parse(TrainFlags, argv, PROG, file=file).epochs)
+    return parse(TrainFlags, argv, PROG, base, file)
 
 
 def _read_config(path: Path) -> list[str]:

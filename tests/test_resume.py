@@ -1,0 +1,153 @@
+"""Stopped anywhere and resumed, a run ends with the bits of one that was never stopped: with real processes and signals."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from ditcnn.cli import main
+from ditcnn.train import RunFolder
+from ditcnn.train.checkpoint import load_newest
+from ditcnn.train.metrics import read_metrics
+from ditcnn.train.storage import load_state
+from tests.conftest import write_idx
+
+# 14 steps an epoch, and a checkpoint every few of them, so that a stop is in the middle of an epoch.
+SETTINGS = ["--epochs", "4", "--batch-size", "8", "--lr", "0.02", "--seed", "7", "--checkpoint-minutes", "0.001"]
+COMMAND = [sys.executable, "-m", "ditcnn", "train", "digits", *SETTINGS, "--data", "idx"]
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with images and a run that was never stopped."""
+    place = tmp_path_factory.mktemp("resume")
+    write_idx(place / "idx", train=120, test=30)
+    subprocess.run([*COMMAND, "--out", "whole"], cwd=place, env=ENVIRONMENT, check=True, capture_output=True)
+    return place
+
+
+def start(place: Path, out: str, *more: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [*COMMAND, "--out", out, *more],
+        cwd=place,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_until(condition, process, seconds=120):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+def epochs_recorded(folder: RunFolder) -> int:
+    return folder.metrics.read_bytes().count(b"\n") if folder.metrics.exists() else 0
+
+
+def records(folder):
+    return [{k: v for k, v in line.items() if k != "seconds"} for line in read_metrics(folder.metrics)]
+
+
+def assert_same_end(place, out):
+    whole, resumed = RunFolder(place / "whole"), RunFolder(place / out)
+    expected, state = load_state(whole.last), load_state(resumed.last)
+    assert all(torch.equal(value, state["model"][key]) for key, value in expected["model"].items())
+    moments, expected_moments = state["optimizer"]["state"], expected["optimizer"]["state"]
+    assert moments.keys() == expected_moments.keys()
+    assert all(torch.equal(moments[k]["momentum_buffer"], v["momentum_buffer"]) for k, v in expected_moments.items())
+    assert records(resumed) == records(whole)
+    assert resumed.weights.read_bytes() == whole.weights.read_bytes()
+
+
+def test_two_sigkills_in_the_middle_of_epochs_change_nothing(place):
+    folder = RunFolder(place / "killed")
+    for lines in (1, 2):
+        process = start(place, "killed", "--resume")
+        wait_until(lambda lines=lines: epochs_recorded(folder) >= lines, process)
+        process.kill()
+        process.wait()
+    assert not load_newest(folder, pytest.fail)["progress"]["finished"]
+    # The record may be ahead of the checkpoint: those lines are dropped and written again.
+    with folder.metrics.open("a") as file:
+        file.write('{"epoch": 99, "train_loss": 0.0}\n')
+    assert start(place, "killed", "--resume").wait() == 0
+    assert_same_end(place, "killed")
+
+
+@pytest.mark.parametrize(("signum", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_saves_a_checkpoint_and_says_how_to_go_on(place, signum, status):
+    out = f"stopped{status}"
+    folder = RunFolder(place / out)
+    process = start(place, out)
+    wait_until(lambda: epochs_recorded(folder) >= 2, process)
+    process.send_signal(signum)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == status
+    assert "checkpoint saved; go on with --resume" in errors.splitlines()[-1]
+    assert "Traceback" not in errors
+    assert load_newest(folder, pytest.fail)["progress"]["epoch"] >= 2
+    assert start(place, out, "--resume").wait() == 0
+    assert_same_end(place, out)
+    assert len(json.loads(folder.environment.read_bytes())["launches"]) == 2
+
+
+def test_a_damaged_newest_checkpoint_falls_back_and_ends_the_same(place):
+    folder = RunFolder(place / "damaged")
+    process = start(place, "damaged")
+    wait_until(lambda: epochs_recorded(folder) >= 1 and folder.previous.exists(), process)
+    process.kill()
+    process.wait()
+    folder.last.write_bytes(folder.last.read_bytes()[:1000])
+    process = start(place, "damaged", "--resume")
+    _, errors = process.communicate()
+    assert process.returncode == 0
+    assert "last.pt is damaged" in errors
+    assert_same_end(place, "damaged")
+
+
+def test_killed_before_its_first_checkpoint_a_run_begins_anew(place):
+    process = start(place, "early", "--checkpoint-minutes", "60")
+    wait_until((place / "early" / "config.yaml").exists, process)
+    process.kill()
+    process.wait()
+    assert not (place / "early" / "last.pt").exists()
+    assert start(place, "early", "--resume").wait() == 0
+    assert_same_end(place, "early")
+
+
+def test_settings_that_change_the_run_are_refused_on_resume(place, capsys, monkeypatch):
+    monkeypatch.chdir(place)
+    before = RunFolder(place / "whole").last.read_bytes()
+    assert main(["train", "--out", "whole", "--resume", "--lr", "0.3"]) == 2
+    assert "--lr is 0.02 in whole/config.yaml and 0.3 here" in capsys.readouterr().err
+    assert main(["train", "cifar10", "--out", "whole", "--resume"]) == 2
+    assert "recipe is digits" in capsys.readouterr().err
+    assert RunFolder(place / "whole").last.read_bytes() == before
+
+
+def test_a_checkpoint_of_another_model_or_class_count_is_refused(place, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(place)
+    common = ["train", "digits", "--epochs", "1", "--lr", "0.01"]
+    assert main([*common, "--data", "idx", "--model", "resnet20", "--out", str(tmp_path / "plain")]) == 0
+    plain = RunFolder(tmp_path / "plain")
+    settings = plain.config.read_text()
+    plain.config.write_text(settings.replace("model: resnet20", "model: dit_resnet20"))
+    capsys.readouterr()
+    assert main(["train", "--out", str(plain.path), "--resume"]) == 2
+    assert "is a checkpoint of resnet20, not of dit_resnet20" in capsys.readouterr().err
+    plain.config.write_text(settings)
+    write_idx(tmp_path / "more", classes=5, train=120)
+    assert main(["train", "--out", str(plain.path), "--resume", "--data", str(tmp_path / "more")]) == 2
+    assert "was trained on 3 classes" in capsys.readouterr().err

@@ -1,0 +1,172 @@
+"""A run from end to end, on a few small images, in this process."""
+
+import json
+import math
+import re
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file
+
+from ditcnn.cli import main
+from ditcnn.data import open_data
+from ditcnn.data.split import hold_out
+from ditcnn.train import RunFolder, evaluate, load_model
+from ditcnn.train.metrics import read_metrics
+from ditcnn.train.storage import load_state
+from tests.conftest import write_idx
+
+FAST = ["--epochs", "2", "--batch-size", "16", "--warmup-epochs", "0", "--lr", "0.01"]
+
+
+def train(*arguments, out="run", status=0):
+    assert main(["train", "digits", *FAST, "--data", "idx", "--out", out, *arguments]) == status
+    return RunFolder(Path(out))
+
+
+@pytest.fixture(autouse=True)
+def _images():
+    write_idx(Path("idx"), train=120, test=30)
+
+
+def without_seconds(folder):
+    return [{k: v for k, v in line.items() if k != "seconds"} for line in read_metrics(folder.metrics)]
+
+
+def same_tensors(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_a_run_leaves_all_its_files(capsys):
+    folder = train()
+    names = {path.name.split(".out.")[0] for path in folder.path.iterdir()}
+    assert names == {
+        "config.yaml", "env.json", "metrics.jsonl", "curves.png", "events", "last.pt", "previous.pt", "config.json",
+        "model.safetensors",
+    }  # fmt: skip
+    output = capsys.readouterr().out
+    result = read_metrics(folder.metrics)[-1]
+    assert f"test accuracy   {result['test_top1']:.2f}%" in output
+    assert "train cifar10 " in output
+    assert folder.curves.read_bytes()[:4] == b"\x89PNG"
+    (environment,) = json.loads(folder.environment.read_bytes())["launches"]
+    assert torch.__version__.startswith(environment["packages"]["torch"])
+    assert environment["threads"] == torch.get_num_threads()
+
+
+def test_metrics_have_a_line_an_epoch_and_a_last_one():
+    lines = read_metrics(train().metrics)
+    assert [line["epoch"] for line in lines] == [1, 2, 2]
+    assert all(math.isfinite(line["train_loss"]) and 0 <= line["holdout_top1"] <= 100 for line in lines[:2])
+    assert lines[2]["selected_on"] == "holdout"
+    assert lines[2]["holdout_top1"] == max(line["holdout_top1"] for line in lines[:2])
+
+
+def test_the_exported_model_is_the_best_on_held_out_images_and_timm_reads_it():
+    folder = train("--epochs", "4", "--lr", "0.1")
+    lines = read_metrics(folder.metrics)
+    trained = load_model(folder.path)
+    data = open_data(folder.path.parent / "idx", "digits")
+    scores = {"mean": trained.mean, "std": trained.std, "device": torch.device("cpu")}
+    best = max(line["holdout_top1"] for line in lines[:-1])
+    assert evaluate(trained.model, hold_out(data.train)[1], **scores)["top1"] == pytest.approx(best)
+    assert evaluate(trained.model, data.test, **scores)["loss"] == pytest.approx(lines[-1]["test_loss"], rel=1e-4)
+    x = torch.randn(2, 1, 8, 8)
+    again = timm.create_model("local-dir:run", pretrained=True).eval()
+    assert torch.equal(again(x), trained.model(x))
+    fewer = timm.create_model("local-dir:run", pretrained=True, num_classes=2)
+    assert fewer(x).shape == (2, 2)
+
+
+def test_arguments_that_change_the_function_are_in_the_exported_config():
+    train("--model-kwargs", "spatial_transpose=True", "quadratic_norm=instance")
+    model = timm.create_model("local-dir:run", pretrained=True)
+    assert model.layer2[0].quadratic.form.spatial_transpose
+    assert isinstance(model.layer2[0].quadratic.norm, torch.nn.GroupNorm)
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_one_does_not():
+    first, second, other = train(out="a"), train(out="b"), train("--seed", "1", out="c")
+    assert same_tensors(load_state(first.last)["model"], load_state(second.last)["model"])
+    assert without_seconds(first) == without_seconds(second)
+    assert not same_tensors(load_state(first.last)["model"], load_state(other.last)["model"])
+
+
+def test_config_repeats_a_run_to_the_bit():
+    first = train("--seed", "5", "--model", "resnet20")
+    assert main(["train", "--config", "run/config.yaml", "--out", "again"]) == 0
+    again = RunFolder(first.path.parent / "again")
+    assert same_tensors(load_state(first.last)["model"], load_state(again.last)["model"])
+    assert first.config.read_text() == again.config.read_text()
+
+
+def test_flags_go_on_top_of_a_config():
+    train()
+    assert main(["train", "--config", "run/config.yaml", "--seed", "3", "--epochs", "1", "--out", "again"]) == 0
+    text = Path("again/config.yaml").read_text()
+    assert "seed: 3\n" in text
+    assert "epochs: 1\n" in text
+
+
+def test_paper_protocol_trains_on_all_and_says_that_it_selects_on_test(capsys):
+    folder = train("--protocol", "paper", "--epochs", "3")
+    lines = read_metrics(folder.metrics)
+    assert "120 training images, 30 test" in capsys.readouterr().err.replace("\n", " ")
+    assert all("test_top1" in line and "holdout_top1" not in line for line in lines)
+    assert lines[-1]["selected_on"] == "test"
+    assert lines[-1]["best_test_top1"] == max(line["test_top1"] for line in lines[:-1])
+    assert same_tensors(load_file(folder.weights), load_state(folder.last)["model"])  # the last epoch's model
+
+
+@pytest.mark.parametrize("flags", [["--precision", "bf16"], ["--precision", "fp16"], ["--no-channels-last"]])
+def test_precisions_and_layouts_train(flags):
+    lines = read_metrics(train(*flags).metrics)
+    assert lines[1]["train_loss"] < lines[0]["train_loss"] + 0.5
+    assert load_file("run/model.safetensors")["conv1.weight"].dtype == torch.float32
+
+
+def test_any_model_of_timm_trains():
+    assert read_metrics(train("--model", "test_resnet", "--epochs", "1").metrics)[-1]["final"]
+
+
+def test_a_finished_run_is_told_again_without_training(capsys):
+    folder = train()
+    before = folder.last.read_bytes(), folder.metrics.read_bytes()
+    first = capsys.readouterr().out
+    train("--resume")
+    assert (folder.last.read_bytes(), folder.metrics.read_bytes()) == before
+    assert capsys.readouterr().out == first
+
+
+def test_resume_begins_a_run_that_is_not_there():
+    assert read_metrics(train("--resume").metrics)[-1]["final"]
+
+
+def test_default_folders_are_numbered_and_resume_takes_the_newest():
+    for _ in range(2):
+        assert main(["train", "digits", *FAST, "--epochs", "1", "--data", "idx", "--model", "resnet20"]) == 0
+    assert sorted(p.name for p in Path("runs").iterdir()) == ["digits-resnet20-1", "digits-resnet20-2"]
+    assert main(["train", "digits", "--model", "resnet20", "--resume"]) == 0
+    assert len(list(Path("runs").iterdir())) == 2
+
+
+def test_epochs_alone_say_what_they_move(capsys):
+    main(["train", "digits", "--epochs", "3", "--data", "idx", "--out", "run"])
+    assert "schedule for 3 epochs, warm-up of 0.2 epochs" in capsys.readouterr().err
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(capsys):
+    folder = train("--lr", "1e30", "--epochs", "5", status=1)
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert re.search(r"became (nan|inf) in epoch 1, step \d, at learning rate \S+e\+\d\d", message)
+    assert "last good checkpoint" in message
+    assert not folder.last.exists() or all(p.isfinite().all() for p in load_state(folder.last)["model"].values())
+    assert "Traceback" not in message
+
+
+def test_normalisation_of_grey_images_is_computed_for_a_recipe_of_colour_images(capsys):
+    assert main(["train", "cifar10-warmup", "--data", "idx", "--epochs", "1", "--out", "run", "--batch-size", "16"]) == 0
+    assert "normalising with the training images'" in capsys.readouterr().err
+    assert len(load_model(Path("run")).mean) == 1
