@@ -3,6 +3,7 @@ r"""The CIFAR ResNet (He et al., 2016) and Dit-ResNet (Liu et al., NeurIPS 2024)
 A 3x3 stem with 16 channels, then three stages of (depth-2)/6 basic blocks with 16, 32 and 64 channels. Shortcuts across a
 change of shape are a 1x1 convolution with batch normalisation. The last map is averaged to 2x2 and flattened, so the head
 sees 256 features; the plain networks have the same head and differ by the quadratic term alone, 33,280 parameters.
+Weights start as PyTorch's layers draw them, as in the published code.
 
 Dit-ResNet has one term, in the first block of the second stage:
 
@@ -100,12 +101,6 @@ class CifarResNet(nn.Module):
             dict(num_chs=width, reduction=2**i, module=f"layer{i + 1}") for i, width in enumerate(WIDTHS)
         ]
         self.reset_classifier(num_classes, global_pool)
-        self._initialise()
-
-    def _initialise(self) -> None:
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits."""
