@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors import SafetensorError
 
 import ditcnn
 from ditcnn.cli import main
@@ -132,8 +133,21 @@ def test_a_full_disk_is_one_line(capsys, monkeypatch, trained):
 
     monkeypatch.setattr("ditcnn.train.storage.os.fsync", full)
     assert main(["train", "digits", "--data", str(trained / "idx"), "--out", "full"]) == 2
-    assert capsys.readouterr().err.splitlines()[-1].startswith("ditcnn: No space left on device.")
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("ditcnn: full/config.yaml: No space left on device.")
     assert list(Path("full").iterdir()) == []
+
+
+def test_a_disk_that_fills_up_in_a_run_is_one_line_and_the_run_goes_on_later(capsys, monkeypatch, trained):
+    def full(*arguments, **kwargs):
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    arguments = ["train", "digits", "--data", str(trained / "idx"), "--epochs", "2", "--model", "resnet20", "--out", "run"]
+    with monkeypatch.context() as patch:
+        patch.setattr("ditcnn.train.export.save_for_hf", full)
+        assert main(arguments) == 2
+    assert "No space left on device" in capsys.readouterr().err.splitlines()[-1]
+    assert main([*arguments, "--resume"]) == 0
 
 
 def test_eval_repeats_the_runs_own_test(capsys, trained):

@@ -123,7 +123,7 @@ def _warmup(model: str) -> Recipe:
 
 
 def _digits(model: str) -> Recipe:
-    """A Dit-ResNet in under a minute on two cores. On so few images the base rate for the term did better than ten times it."""
+    """A Dit-ResNet in under a minute on two cores. On so few images the base rate served the term better than ten times."""
     return Recipe(
         epochs=60,
         batch_size=64,

@@ -52,16 +52,23 @@ def export_model(
     mean: Sequence[float],
     std: Sequence[float],
 ) -> None:
-    """Write ``config.json`` and ``model.safetensors`` for ``timm.create_model("local-dir:DIR", pretrained=True)``."""
+    """Write ``config.json`` and ``model.safetensors`` for ``timm.create_model("local-dir:DIR", pretrained=True)``.
+
+    Raises:
+        OSError: The disk is full or read-only.
+    """
     plain = copy.deepcopy(model).cpu().to(memory_format=torch.contiguous_format)
     with tempfile.TemporaryDirectory(prefix=".export-", dir=folder.path) as temporary:
-        save_for_hf(
-            plain,
-            temporary,
-            model_config={"label_names": list(classes)},
-            data_config={"input_size": tuple(image_shape), "mean": tuple(mean), "std": tuple(std), "crop_pct": 1.0},
-            safe_serialization=True,
-        )
+        try:
+            save_for_hf(
+                plain,
+                temporary,
+                model_config={"label_names": list(classes)},
+                data_config={"input_size": tuple(image_shape), "mean": tuple(mean), "std": tuple(std), "crop_pct": 1.0},
+                safe_serialization=True,
+            )
+        except SafetensorError as error:  # what safetensors makes of a full disk
+            raise OSError(str(error)) from None
         for name in ("model.safetensors", "config.json"):
             write_atomically(folder.path / name, Path(temporary, name).read_bytes())
 
