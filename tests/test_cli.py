@@ -75,7 +75,10 @@ def test_python_m_is_the_same_program():
         (["--model", "dit_resnet21"], "there is no model 'dit_resnet21'. Did you mean dit_resnet"),
         (["--model-kwargs", "quadratic_norm=layer"], "norm must be one of spatial, instance"),
         (["--model-kwargs", "norm=batch"], "unexpected keyword argument 'norm'"),
-        (["--opt", "sgdd"], "--opt sgdd"),
+        (["--opt", "sgdd"], "there is no optimiser 'sgdd'. Did you mean sgd"),
+        (["--model", "**"], "there is no model '**'"),
+        (["--mean", "0.5"], "--mean and --std must have one value a channel"),
+        (["--mean", "0.5", "0.5", "--std", "1", "1"], "--mean has 2 values, the images 1 channels"),
         (["--data", "nowhere"], "nowhere: no such folder or archive"),
         (["--config", "nowhere.yaml"], "nowhere.yaml: No such file"),
         (["--device", "mps"], "--device mps: this machine"),
@@ -107,6 +110,18 @@ def test_numbers_that_yaml_reads_as_text_are_numbers(capsys, tmp_path):
     assert "lr: 0.006\n" in (tmp_path / "run" / "config.yaml").read_text()
 
 
+def test_an_unknown_model_is_told_before_anything_is_downloaded(capsys, monkeypatch):
+    monkeypatch.setattr("ditcnn.data.download_cifar", lambda *arguments: pytest.fail("downloads"))
+    assert "there is no model" in fails(capsys, "train", "cifar10", "--model", "dit_resnet21")
+    assert "there is no optimiser" in fails(capsys, "train", "cifar10", "--opt", "sgdd")
+
+
+def test_epochs_in_a_config_leave_room_for_a_longer_warmup_on_the_command_line(capsys, tmp_path):
+    Path("config.yaml").write_text("epochs: 300\nmodel: dit_resnet21\n")
+    # It gets as far as the model's name.
+    assert "there is no model" in fails(capsys, "train", "--config", "config.yaml", "--warmup-epochs", "200")
+
+
 def test_a_config_of_another_recipe_is_refused(capsys):
     Path("config.yaml").write_text("recipe: digits\n")
     assert "is a run of recipe digits, not cifar10" in fails(capsys, "train", "cifar10", "--config", "config.yaml")
@@ -119,6 +134,9 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(capsys, trained):
     assert {path: path.read_bytes() for path in (trained / "run").iterdir()} == before
     Path("file").write_text("")
     assert "file is a file" in fails(capsys, "train", "digits", "--out", "file")
+    Path("foreign").mkdir()
+    Path("foreign/config.json").write_text("{}")
+    assert "no config.yaml" in fails(capsys, "train", "digits", "--out", "foreign", "--resume")
 
 
 def test_an_unreadable_image_is_named_by_train(capsys, tmp_path):
@@ -174,8 +192,17 @@ def test_runs_that_are_not_there_or_damaged_are_refused(capsys, trained, tmp_pat
     run = shutil.copytree(trained / "run", tmp_path / "run")
     (run / "model.safetensors").write_bytes((run / "model.safetensors").read_bytes()[:1000])
     assert "damaged model" in fails(capsys, "eval", str(run))
-    (run / "config.json").write_text("{")
-    assert "damaged model" in fails(capsys, "predict", str(run), str(tmp_path))
+    for content in ("{", "[]", '{"pretrained_cfg": 3}'):
+        (run / "config.json").write_text(content)
+        assert "damaged model" in fails(capsys, "predict", str(run), str(tmp_path))
+
+
+@pytest.mark.parametrize("content", ["a: [", "- 1", "recipe: [a]", "recipe: nope"])
+def test_eval_needs_whole_settings_only_without_data(capsys, trained, tmp_path, content):
+    run = shutil.copytree(trained / "run", tmp_path / "run")
+    (run / "config.yaml").write_text(content)
+    fails(capsys, "eval", str(run))
+    assert main(["eval", str(run), "--data", str(trained / "idx")]) == 0
 
 
 @pytest.fixture
@@ -209,6 +236,7 @@ def test_predict_as_csv_and_table(capsys, trained, pictures):
     assert main(["predict", run, dark]) == 0
     header, line = capsys.readouterr().out.splitlines()
     assert header.split() == ["image", "class", "probability"]
+    assert len(dark) > 40  # long paths are not cut
     assert line.split()[:2] == [dark, "0"]
 
 

@@ -7,6 +7,7 @@ import os
 import pickle
 import tarfile
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -126,7 +127,14 @@ def test_a_pickle_that_wants_code_is_refused_unrun(tmp_path):
     assert not (tmp_path / "owned").exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"nonsense", pickle.dumps([1, 2]), pickle.dumps({"data": 1, "labels": [1]})])
+def of_labels(labels):
+    return pickle.dumps({"data": np.zeros((len(labels), 3072), np.uint8), "labels": labels}, 2)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"nonsense", pickle.dumps([1, 2]), pickle.dumps({"data": 1, "labels": [1]}), of_labels([True]), of_labels(["a"])],
+)
 def test_a_damaged_cifar_batch_is_named(tmp_path, content):
     root = write_cifar10(tmp_path / "root")
     (root / "cifar-10-batches-py" / "test_batch").write_bytes(content)
@@ -156,8 +164,11 @@ def test_without_a_path_cifar10_is_downloaded_with_its_checksum(tmp_path, monkey
         open_data(None, "cifar10")  # the checksum of the real archive
     monkeypatch.setattr(CIFAR10, "tgz_md5", torchvision.datasets.utils.calculate_md5(archive))
     assert len(open_data(None, "cifar10").train) == 20
+    # Cut off while it was unpacked, it is unpacked again.
+    (Path("data") / "cifar-10-batches-py" / "data_batch_3").write_bytes(b"cut")
+    assert len(open_data(None, "cifar10").train) == 20
     archive.unlink()
-    assert len(open_data(None, "cifar10").train) == 20  # now it is there
+    assert len(open_data(None, "cifar10").train) == 20  # it need not be downloaded again
 
 
 def test_images_are_decoded_once(tmp_path, monkeypatch):
@@ -246,11 +257,58 @@ def test_images_of_two_sizes_are_told(tmp_path):
 def test_a_damaged_archive_is_named(tmp_path):
     archive = write_tar(write_class_folders(tmp_path / "images"), tmp_path / "images.tar.gz")
     archive.write_bytes(archive.read_bytes()[:200])
-    with pytest.raises(InputError, match=r"images\.tar\.gz is not a readable tar archive"):
+    with pytest.raises(InputError, match=r"images\.tar\.gz is not a readable \.tar or \.tar\.gz"):
         open_data(archive, "cifar10")
     archive.write_text("text")
-    with pytest.raises(InputError, match="not a readable tar archive"):
+    with pytest.raises(InputError, match=r"not a readable \.tar"):
         open_data(archive, "cifar10")
+
+
+def test_each_flipped_bit_of_an_archive_is_noticed(tmp_path):
+    folder = write_class_folders(tmp_path / "images", classes=("a", "b"), train=2, test=1)
+    archive = write_tar(folder, tmp_path / "images.tar.gz")
+    content = archive.read_bytes()
+    original = open_data(archive, "cifar10")
+    for place in range(20, len(content), 37):
+        archive.write_bytes(content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :])
+        os.utime(archive, (place, place))
+        with pytest.raises(InputError, match=r"images\.tar\.gz") as error:
+            open_data(archive, "cifar10")
+        assert "\n" not in str(error.value)
+    archive.write_bytes(content)
+    assert same(open_data(archive, "cifar10"), original)
+
+
+def test_a_damaged_header_in_the_middle_of_an_archive_is_not_its_end(tmp_path):
+    archive = write_tar(write_class_folders(tmp_path / "images"), tmp_path / "images.tar")
+    content = bytearray(archive.read_bytes())
+    with tarfile.open(archive) as tar:
+        last = tar.getmembers()[-1]
+    content[last.offset + 3] ^= 1
+    archive.write_bytes(content)
+    with pytest.raises(InputError, match=r"images\.tar is damaged after 9 files"):
+        open_data(archive, "cifar10")
+
+
+def test_several_sets_below_one_path_are_not_mixed(tmp_path):
+    write_class_folders(tmp_path / "both" / "a")
+    write_class_folders(tmp_path / "both" / "b", classes=("emu",))
+    with pytest.raises(InputError, match="several sets of class folders: a/, b/"):
+        open_data(tmp_path / "both", "cifar10")
+    write_idx(tmp_path / "idx" / "MNIST" / "raw")
+    write_idx(tmp_path / "idx" / "FashionMNIST" / "raw")
+    with pytest.raises(InputError, match="several sets of IDX files: FashionMNIST/raw/, MNIST/raw/"):
+        open_data(tmp_path / "idx", "digits")
+
+
+def test_images_of_more_than_8_bits_are_refused_and_other_grey_ones_stay_grey(tmp_path):
+    folder = write_class_folders(tmp_path / "images", mode="L")
+    Image.new("LA", (8, 8)).save(folder / "train" / "cat" / "0.png")
+    Image.new("1", (8, 8)).save(folder / "train" / "cat" / "1.png")
+    assert open_data(folder, "cifar10").image_shape == (1, 8, 8)
+    Image.fromarray(np.full((8, 8), 1000, np.uint16)).save(folder / "train" / "cat" / "2.png")
+    with pytest.raises(InputError, match=r"train/cat/2\.png has more than 8 bits"):
+        open_data(folder, "cifar10")
 
 
 def test_links_in_an_archive_are_passed_over(tmp_path):
@@ -267,6 +325,7 @@ def test_links_in_an_archive_are_passed_over(tmp_path):
     [
         ("train-images-idx3-ubyte", b"\0\0\x08\x01" + bytes(20), "not an IDX file"),
         ("train-images-idx3-ubyte", b"\0\0\x08\x03" + np.array([2, 2, 2], ">i4").tobytes() + b"1234567", "header says"),
+        ("train-images-idx3-ubyte", b"\0\0\x08\x03" + np.array([-1, -8, 8], ">i4").tobytes() + bytes(64), "header says"),
         ("t10k-labels-idx1-ubyte", b"\x1f\x8bnonsense", "gzip"),
         ("t10k-labels-idx1-ubyte", b"\0\0\x08\x01" + np.array([3], ">i4").tobytes() + b"\0\1\2", "12 images but 3 labels"),
     ],
@@ -281,7 +340,7 @@ def test_a_damaged_idx_file_is_told(tmp_path, name, content, message):
 def test_a_missing_idx_file_is_named(tmp_path):
     folder = write_idx(tmp_path / "idx")
     (folder / "t10k-images-idx3-ubyte").unlink()
-    with pytest.raises(InputError, match=r"lacks t.*-images-idx3-ubyte"):
+    with pytest.raises(InputError, match="lacks t10k-images-idx3-ubyte"):
         open_data(folder, "digits")
 
 

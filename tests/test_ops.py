@@ -83,10 +83,18 @@ def test_leading_dimensions_are_positions():
     assert quadratic_form(x[0], weight).shape == (3,)
 
 
-def test_strided_input_is_read_in_place():
-    x, weight = draw(6, 3, 20)
-    for strided in (x[::2, ::2], x.T[:3].T, x.flip(0)[:, :3]):
-        torch.testing.assert_close(quadratic_form(strided, weight[:, :3, :3]), by_hand(strided, weight[:, :3, :3]))
+@pytest.mark.parametrize("view", [lambda x: x[::2, ::2], lambda x: x.mT[:3].mT, lambda x: x[:1, :3].expand(7, 3)])
+def test_strided_input_and_its_gradient(view):
+    x, weight = (t.requires_grad_() for t in draw(6, 3, 20))
+    strided, part = view(x), weight[:, :3, 1:4]
+    assert not strided.is_contiguous()
+    result, expected = quadratic_form(strided, part), by_hand(strided, part)
+    torch.testing.assert_close(result, expected)
+    grad = torch.randn_like(result)
+    for a, b in zip(
+        torch.autograd.grad(result, (x, weight), grad), torch.autograd.grad(expected, (x, weight), grad), strict=True
+    ):
+        torch.testing.assert_close(a, b)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
@@ -97,6 +105,16 @@ def test_low_precision_is_near_the_truth(dtype, tolerance):
     assert error < tolerance
 
 
+def test_bfloat16_gradients_are_near_the_truth():
+    x, weight = (t.requires_grad_() for t in draw(32, 8, 500, torch.bfloat16))
+    grad = torch.randn(500, 8).bfloat16()
+    got = torch.autograd.grad(quadratic_form(x, weight), (x, weight), grad)
+    exact = [t.detach().double().requires_grad_() for t in (x, weight)]
+    truth = torch.autograd.grad(by_hand(*exact), exact, grad.double())
+    for a, b in zip(got, truth, strict=True):
+        assert (a.double() - b).abs().max() < 2e-2 * b.abs().max()
+
+
 def test_autocast_runs_bfloat16_and_keeps_float16_finite():
     x, weight = draw(32, 8, 50, torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
@@ -105,6 +123,11 @@ def test_autocast_runs_bfloat16_and_keeps_float16_finite():
         large = quadratic_form((1000 * x).half(), weight)
     assert large.dtype == torch.float32
     torch.testing.assert_close(large, by_hand((1000 * x).half().float(), weight), rtol=1e-4, atol=1e3)
+
+
+def test_float16_outside_autocast_does_not_overflow_in_the_products():
+    x = torch.full((1, 1), 300.0, dtype=torch.float16)
+    assert quadratic_form(x, torch.full((1, 1, 1), 1e-3, dtype=torch.float16)).item() == pytest.approx(90, rel=1e-2)
 
 
 def test_memory_does_not_grow_with_the_products():
@@ -124,9 +147,17 @@ def test_custom_op_keeps_torchs_rules():
     torch.library.opcheck(torch.ops.ditcnn.packed_quadratic_form, (x.requires_grad_(), weight.requires_grad_()))
 
 
-def test_compiles_as_one_graph_and_trains():
+def test_compiles_as_one_graph_with_the_op_in_it_and_trains():
     x, weight = draw(8, 3, 20, torch.float32)
     weight.requires_grad_()
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph.print_readable(print_output=False))
+        return graph
+
+    torch.compile(quadratic_form, fullgraph=True, backend=backend)(x, weight)
+    assert "ditcnn.packed_quadratic_form" in graphs[0]
     compiled = torch.compile(quadratic_form, fullgraph=True, backend="aot_eager")
     compiled(x, weight).sum().backward()
     (expected,) = torch.autograd.grad(quadratic_form(x, weight).sum(), weight)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from ditcnn.cli import main
-from ditcnn.train import RunFolder
+from ditcnn.train import RunFolder, Trainer
 from ditcnn.train.checkpoint import load_newest
 from ditcnn.train.metrics import read_metrics
 from ditcnn.train.storage import load_state
@@ -60,13 +60,27 @@ def records(folder):
     return [{k: v for k, v in line.items() if k != "seconds"} for line in read_metrics(folder.metrics)]
 
 
+def assert_equal(a, b):
+    """Assert that two nested states are the same, tensors to the bit."""
+    assert type(a) is type(b)
+    if isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for key in a:
+            assert_equal(a[key], b[key])
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b)
+        for x, y in zip(a, b, strict=True):
+            assert_equal(x, y)
+    elif isinstance(a, torch.Tensor):
+        assert torch.equal(a, b)
+    else:
+        assert a == b
+
+
 def assert_same_end(place, out):
     whole, resumed = RunFolder(place / "whole"), RunFolder(place / out)
     expected, state = load_state(whole.last), load_state(resumed.last)
-    assert all(torch.equal(value, state["model"][key]) for key, value in expected["model"].items())
-    moments, expected_moments = state["optimizer"]["state"], expected["optimizer"]["state"]
-    assert moments.keys() == expected_moments.keys()
-    assert all(torch.equal(moments[k]["momentum_buffer"], v["momentum_buffer"]) for k, v in expected_moments.items())
+    assert_equal(state, expected)
     assert records(resumed) == records(whole)
     assert resumed.weights.read_bytes() == whole.weights.read_bytes()
 
@@ -78,7 +92,7 @@ def test_two_sigkills_in_the_middle_of_epochs_change_nothing(place):
         wait_until(lambda lines=lines: epochs_recorded(folder) >= lines, process)
         process.kill()
         process.wait()
-    assert not load_newest(folder, pytest.fail)["progress"]["finished"]
+    assert not load_newest(folder, pytest.fail)[0]["progress"]["finished"]
     # The record may be ahead of the checkpoint: those lines are dropped and written again.
     with folder.metrics.open("a") as file:
         file.write('{"epoch": 99, "train_loss": 0.0}\n')
@@ -97,7 +111,7 @@ def test_a_signal_saves_a_checkpoint_and_says_how_to_go_on(place, signum, status
     assert process.returncode == status
     assert "checkpoint saved; go on with --resume" in errors.splitlines()[-1]
     assert "Traceback" not in errors
-    assert load_newest(folder, pytest.fail)["progress"]["epoch"] >= 2
+    assert load_newest(folder, pytest.fail)[0]["progress"]["epoch"] >= 2
     assert start(place, out, "--resume").wait() == 0
     assert_same_end(place, out)
     assert len(json.loads(folder.environment.read_bytes())["launches"]) == 2
@@ -145,9 +159,65 @@ def test_a_checkpoint_of_another_model_or_class_count_is_refused(place, tmp_path
     settings = plain.config.read_text()
     plain.config.write_text(settings.replace("model: resnet20", "model: dit_resnet20"))
     capsys.readouterr()
+    before = contents(plain.path)
     assert main(["train", "--out", str(plain.path), "--resume"]) == 2
-    assert "is a checkpoint of resnet20, not of dit_resnet20" in capsys.readouterr().err
+    assert "was made with model resnet20, the settings say dit_resnet20" in capsys.readouterr().err
+    assert contents(plain.path) == before
     plain.config.write_text(settings)
-    write_idx(tmp_path / "more", classes=5, train=120)
-    assert main(["train", "--out", str(plain.path), "--resume", "--data", str(tmp_path / "more")]) == 2
-    assert "was trained on 3 classes" in capsys.readouterr().err
+    before = contents(plain.path)
+    for name, classes, message in (("more", 5, "was trained on 3 classes"), ("other", 3, "was trained on other images")):
+        write_idx(tmp_path / name, classes=classes, train=123)
+        assert main(["train", "--out", str(plain.path), "--resume", "--data", str(tmp_path / name)]) == 2
+        assert message in capsys.readouterr().err
+    plain.last.unlink()
+    torch.save({"state_dict": {}}, plain.previous)
+    before |= contents(plain.path)
+    assert main(["train", "--out", str(plain.path), "--resume"]) == 2
+    assert "is not a checkpoint of this version" in capsys.readouterr().err
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_two_processes_cannot_train_in_one_folder(place):
+    folder = RunFolder(place / "shared")
+    first = start(place, "shared")
+    wait_until(lambda: epochs_recorded(folder) >= 1, first)
+    second = start(place, "shared", "--resume")
+    _, errors = second.communicate()
+    assert second.returncode == 2
+    assert "another process trains in shared" in errors
+    assert first.wait() == 0
+    assert_same_end(place, "shared")
+
+
+class Interrupted(Exception):
+    pass
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [["--protocol", "paper", "--precision", "fp16"], ["--precision", "bf16", "--model-kwargs", "drop_rate=0.5"]],
+)
+def test_other_settings_resume_to_the_bit_too(place, tmp_path, monkeypatch, flags):
+    monkeypatch.chdir(place)
+    arguments = [*COMMAND[3:], "--epochs", "2", *flags]
+    whole, resumed = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "resumed")
+    assert main([*arguments, "--out", str(whole.path)]) == 0
+    step, steps = Trainer._train_step, []
+
+    def interrupted_step(trainer, images, labels):
+        steps.append(len(labels))
+        if len(steps) == 20:  # in the second epoch
+            raise Interrupted
+        step(trainer, images, labels)
+
+    monkeypatch.setattr(Trainer, "_train_step", interrupted_step)
+    with pytest.raises(Interrupted):
+        main([*arguments, "--out", str(resumed.path)])
+    monkeypatch.setattr(Trainer, "_train_step", step)
+    assert main([*arguments, "--out", str(resumed.path), "--resume"]) == 0
+    expected, state = load_state(whole.last), load_state(resumed.last)
+    assert_equal(state, expected)
+    assert records(resumed) == records(whole)

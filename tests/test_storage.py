@@ -1,5 +1,6 @@
 """Checkpoints: whole or not there, and a damaged one is known."""
 
+import contextlib
 import errno
 import pickle
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 
 from ditcnn.errors import InputError
-from ditcnn.train.checkpoint import load_newest, remove_leftovers, save_newest
+from ditcnn.train.checkpoint import clean, load_newest, save_newest
 from ditcnn.train.folder import RunFolder
 from ditcnn.train.storage import Damaged, load_state, save_state, write_atomically
 
@@ -51,12 +52,24 @@ def test_a_damaged_newest_falls_back_with_a_warning(folder, damage):
     save_newest(folder, state(2))
     folder.last.write_bytes(damage(folder.last.read_bytes()))
     warnings = []
-    assert load_newest(folder, warnings.append)["number"] == 1
+    loaded, path = load_newest(folder, warnings.append)
+    assert (loaded["number"], path) == (1, folder.previous)
     assert len(warnings) == 1
     assert "last.pt is damaged" in warnings[0]
     # The next save must not push out the one that is whole.
+    clean(folder, path)
     save_newest(folder, state(2))
     assert load_state(folder.previous)["number"] == 1
+
+
+def test_each_flipped_bit_is_harmless_or_noticed(tmp_path):
+    path = tmp_path / "a.pt"
+    save_state(path, {"t": torch.arange(5)})
+    content = path.read_bytes()
+    for place in range(len(content)):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        with contextlib.suppress(Damaged):
+            assert load_state(path)["t"].tolist() == [0, 1, 2, 3, 4]
 
 
 def test_no_checkpoint_is_none_and_two_damaged_are_an_error(folder):
@@ -70,7 +83,7 @@ def test_no_checkpoint_is_none_and_two_damaged_are_an_error(folder):
 def test_a_kill_between_the_two_renames_leaves_a_checkpoint(folder):
     save_newest(folder, state(1))
     folder.last.rename(folder.previous)
-    assert load_newest(folder, pytest.fail)["number"] == 1
+    assert load_newest(folder, pytest.fail)[0]["number"] == 1
 
 
 class Evil:
@@ -107,5 +120,6 @@ def test_leftovers_of_a_killed_process_are_removed(folder):
     (folder.path / ".last.pt.new").write_text("")
     (folder.path / ".export-x").mkdir()
     (folder.path / "notes.txt").write_text("")
-    remove_leftovers(folder)
-    assert [p.name for p in folder.path.iterdir()] == ["notes.txt"]
+    folder.last.write_text("whole")
+    clean(folder, folder.last)
+    assert sorted(p.name for p in folder.path.iterdir()) == ["last.pt", "notes.txt"]

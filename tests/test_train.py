@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 from ditcnn.cli import main
 from ditcnn.data import open_data
 from ditcnn.data.split import hold_out
-from ditcnn.train import RunFolder, evaluate, load_model
+from ditcnn.models import CifarResNet
+from ditcnn.train import RunFolder, Trainer, evaluate, load_model
 from ditcnn.train.metrics import read_metrics
 from ditcnn.train.storage import load_state
 from tests.conftest import write_idx
@@ -120,11 +121,78 @@ def test_paper_protocol_trains_on_all_and_says_that_it_selects_on_test(capsys):
     assert same_tensors(load_file(folder.weights), load_state(folder.last)["model"])  # the last epoch's model
 
 
-@pytest.mark.parametrize("flags", [["--precision", "bf16"], ["--precision", "fp16"], ["--no-channels-last"]])
-def test_precisions_and_layouts_train(flags):
-    lines = read_metrics(train(*flags).metrics)
-    assert lines[1]["train_loss"] < lines[0]["train_loss"] + 0.5
-    assert load_file("run/model.safetensors")["conv1.weight"].dtype == torch.float32
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)]
+)
+def test_precision_is_that_of_the_forward_pass_and_weights_stay_float32(precision, dtype, monkeypatch):
+    seen = set()
+    head = CifarResNet.forward_head
+
+    def watch(model, x, pre_logits=False):
+        logits = head(model, x, pre_logits)
+        seen.add(logits.dtype if model.training else None)
+        return logits
+
+    monkeypatch.setattr(CifarResNet, "forward_head", watch)
+    folder = train("--precision", precision)
+    assert seen - {None} == ({dtype} if precision == "fp32" else {dtype, torch.float32})  # float32: the trial pass
+    lines = read_metrics(folder.metrics)
+    assert lines[1]["train_loss"] < lines[0]["train_loss"]
+    assert load_file(folder.weights)["conv1.weight"].dtype == torch.float32
+
+
+@pytest.mark.parametrize(("flag", "expected"), [("--channels-last", True), ("--no-channels-last", False)])
+def test_channels_last_is_the_layout_of_the_maps(flag, expected, monkeypatch):
+    seen = set()
+    features = CifarResNet.forward_features
+
+    def watch(model, x):
+        y = features(model, x)
+        if model.training:
+            seen.add(y.is_contiguous(memory_format=torch.channels_last))
+        return y
+
+    monkeypatch.setattr(CifarResNet, "forward_features", watch)
+    train(flag, "--epochs", "1")
+    assert expected in seen
+
+
+def test_compile_trains_the_compiled_model(monkeypatch):
+    compiled = []
+
+    def compile_eagerly(model):
+        compiled.append(model)
+        return torch._dynamo.optimize("aot_eager")(model)
+
+    monkeypatch.setattr(torch, "compile", compile_eagerly)
+    plain, fast = train("--epochs", "1", out="plain"), train("--epochs", "1", "--compile", out="fast")
+    assert len(compiled) == 1
+    a, b = load_file(plain.weights), load_file(fast.weights)
+    assert a.keys() == b.keys()
+    torch.testing.assert_close(a["conv1.weight"], b["conv1.weight"], rtol=1e-2, atol=1e-3)
+
+
+def test_a_model_that_does_not_compile_is_told(monkeypatch, capsys):
+    def fails(graph, inputs):
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(torch, "compile", torch._dynamo.optimize(fails))
+    train("--compile", status=1)
+    assert "torch.compile failed" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_last_batch_of_one_image_that_cannot_train_is_told(capsys):
+    write_idx(Path("tiny"), train=130, test=30, size=3)  # 117 to train on
+    arguments = ["train", "digits", "--data", "tiny", "--epochs", "1", "--model", "resnet20"]
+    assert main([*arguments, "--batch-size", "29", "--out", "run"]) == 2
+    assert "leave a batch of one" in capsys.readouterr().err.splitlines()[-1]
+    assert not Path("run").exists()
+    assert main([*arguments, "--batch-size", "30", "--out", "run"]) == 0
+
+
+def test_the_default_recipe_reaches_97_percent_on_the_test_digits():
+    assert main(["train", "--out", "run"]) == 0
+    assert read_metrics(Path("run/metrics.jsonl"))[-1]["test_top1"] >= 97
 
 
 def test_any_model_of_timm_trains():
@@ -154,7 +222,7 @@ def test_default_folders_are_numbered_and_resume_takes_the_newest():
 
 def test_epochs_alone_say_what_they_move(capsys):
     main(["train", "digits", "--epochs", "3", "--data", "idx", "--out", "run"])
-    assert "schedule for 3 epochs, warm-up of 0.2 epochs" in capsys.readouterr().err
+    assert "schedule: 3 epochs (the recipe's 60 rescaled), warm-up of 0.2 epochs" in capsys.readouterr().err
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(capsys):
@@ -164,6 +232,25 @@ def test_a_loss_that_is_not_finite_ends_the_run(capsys):
     assert "last good checkpoint" in message
     assert not folder.last.exists() or all(p.isfinite().all() for p in load_state(folder.last)["model"].values())
     assert "Traceback" not in message
+
+
+def test_the_last_good_checkpoint_is_named_when_a_run_fails_later(capsys, monkeypatch):
+    rate = Trainer._lr
+    monkeypatch.setattr(Trainer, "_lr", lambda trainer, step: 1e30 if trainer.progress.epoch else rate(trainer, step))
+    folder = train(status=1)
+    assert "in epoch 2" in (message := capsys.readouterr().err.splitlines()[-1])
+    assert "the last good checkpoint: run/last.pt" in message
+    state = load_state(folder.last)
+    assert state["progress"]["epoch"] == 1
+    assert all(p.isfinite().all() for p in state["model"].values())
+
+
+def test_the_checkpoint_keeps_the_last_epoch_and_the_export_the_best():
+    folder = train("--epochs", "4", "--lr", "0.1")
+    final, before = load_state(folder.last), load_state(folder.previous)
+    assert same_tensors(final["model"], before["model"])
+    assert final["progress"]["finished"]
+    assert not before["progress"]["finished"]
 
 
 def test_normalisation_of_grey_images_is_computed_for_a_recipe_of_colour_images(capsys):

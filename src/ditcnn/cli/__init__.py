@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _report("interrupted.", 130)
     except OSError as error:  # a full disk, a file without permission
         place = f"{error.filename}: " if error.filename else ""
-        return _report(f"{place}{error.strerror or error}. Nothing was overwritten; go on with --resume when it works.", 2)
+        return _report(f"{place}{error.strerror or error}.", 2)
 
 
 def _run(argv: list[str]) -> None:

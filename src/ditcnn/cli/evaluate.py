@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
-import yaml
 
 from ditcnn.cli.parsing import parse
+from ditcnn.cli.train import stored_settings
 from ditcnn.data import DataName, open_data
 from ditcnn.errors import InputError
 from ditcnn.recipes import RECIPES
@@ -42,7 +42,7 @@ def evaluate_command(argv: list[str]) -> None:
         raise InputError(f"--batch-size must be above 0; got {flags.batch_size}.")
     device = choose_device(flags.device)
     trained = load_model(flags.run)
-    path, name = _data_of(flags)
+    path, name = _data_of(flags, len(trained.classes))
     data = open_data(path, name)
     if data.classes != trained.classes:
         raise InputError(
@@ -68,12 +68,12 @@ def evaluate_command(argv: list[str]) -> None:
         print(f"{accuracies}, loss {scores['loss']:.4f} on {len(data.test)} test images")
 
 
-def _data_of(flags: EvalFlags) -> tuple[Path | None, DataName]:
+def _data_of(flags: EvalFlags, classes: int) -> tuple[Path | None, DataName]:
     """Return path and name of the data: as asked, or as in the run's settings."""
+    if flags.data is not None:
+        return flags.data, "cifar100" if classes == 100 else "cifar10"  # where both lie at the path
     config = RunFolder(flags.run).config
-    settings = yaml.safe_load(config.read_text()) if config.is_file() else {}
-    recipe = RECIPES.get(settings.get("recipe", ""))
-    if flags.data is None and recipe is None:
+    settings = stored_settings(config) if config.is_file() else None
+    if settings is None or settings.recipe not in RECIPES:
         raise InputError(f"{flags.run} does not say what it was trained on; name images with --data PATH.")
-    path = flags.data or (Path(settings["data"]) if "data" in settings else None)
-    return path, recipe.data if recipe else "cifar10"
+    return settings.data, RECIPES[settings.recipe].data

@@ -99,11 +99,12 @@ def _load(path: Path, image_shape: tuple[int, int, int]) -> Tensor:
 
 def _print_table(rows: list[dict[str, Any]]) -> None:
     table = Table("image", "class", "probability", box=None, pad_edge=False)
-    table.columns[2].justify = "right"
+    for column in table.columns:
+        column.no_wrap = True
     for row in rows:
         for rank, guess in enumerate(row["top"]):
             table.add_row(row["path"] if rank == 0 else "", guess["class"], f"{100 * guess['probability']:.1f}%")
-    Console(soft_wrap=True, width=None if sys.stdout.isatty() else 200, markup=False).print(table)
+    Console(width=None if sys.stdout.isatty() else 10_000, markup=False).print(table)
 
 
 def _print_csv(rows: list[dict[str, Any]]) -> None:

@@ -12,12 +12,12 @@ import tyro
 
 from ditcnn.cli.parsing import flag, given, parse, read_config
 from ditcnn.data import channel_statistics, open_data
-from ditcnn.errors import InputError, nearest
+from ditcnn.errors import InputError
 from ditcnn.recipes import RECIPES, Recipe, make_recipe
 from ditcnn.train import Display, RunFolder, Trainer, choose_device
 from ditcnn.train.environment import record_launch
 
-__all__ = ["train_command"]
+__all__ = ["stored_settings", "train_command"]
 
 PROG = "ditcnn train"
 
@@ -45,8 +45,9 @@ class TrainFlags(Recipe):
     resume: bool = False
     """Go on with the run in --out (default: the newest of this recipe and model), or begin it if there is none."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check(self) -> None:
+        """Raise `InputError` unless the settings make sense."""
+        super().check()
         if not self.checkpoint_minutes >= 0:
             raise InputError(f"--checkpoint-minutes must not be negative; got {self.checkpoint_minutes}.")
 
@@ -58,14 +59,12 @@ _SETTINGS = ["recipe", "data", "device", "checkpoint_minutes", *_RECIPE_FIELDS] 
 def train_command(argv: list[str]) -> None:
     """Train; print the result and where it lies."""
     flags, folder = _settings(argv)
-    assert flags.recipe is not None
-    if folder.holds_run() and not flags.resume:
-        raise InputError(f"{folder.path} holds a run. Continue it with --resume, or name another folder with --out.")
     display = Display()
-    if given("epochs", argv) and not folder.config.exists():
+    new = not folder.config.exists()
+    if new:
         display.say(_schedule(flags))
     device = choose_device(flags.device)
-    data = open_data(flags.data, RECIPES[flags.recipe].data)
+    data = open_data(flags.data, RECIPES[_name(flags)].data)
     if len(flags.mean) != data.image_shape[0]:
         if flags.mean and given("mean", argv):
             raise InputError(f"--mean has {len(flags.mean)} values, the images {data.image_shape[0]} channels.")
@@ -73,17 +72,33 @@ def train_command(argv: list[str]) -> None:
         flags = replace(flags, mean=mean, std=std)
         display.say(f"normalising with the training images' mean {mean} and deviation {std}")
     trainer = Trainer(_recipe(flags), data, folder, device, display, flags.checkpoint_minutes)
-    if not folder.config.exists():
-        folder.create(_as_settings(flags))
-    elif not folder.last.exists() and not folder.previous.exists():
-        display.say(f"{folder.path} has no checkpoint yet: beginning it")
-    for difference in record_launch(folder.environment, device):
-        display.warn(f"resumed with other {difference}; bits may differ from an uninterrupted run.")
-    display.say(
-        f"{flags.model} on {device} in {flags.precision}: {len(trainer.train)} training images, "
-        f"{len(trainer.watched)} {trainer.watched_name}, {len(data.classes)} classes; {folder.path}"
-    )
-    _print_result(trainer.run(), flags, folder)
+    with folder.locked():
+        if new:
+            folder.create(_as_settings(flags))
+        trainer.restore()
+        for difference in record_launch(folder.environment, device):
+            display.warn(f"resumed with other {difference}; bits may differ from an uninterrupted run.")
+        display.say(
+            f"{flags.model} on {device} in {flags.precision}: {len(trainer.train)} training images, "
+            f"{len(trainer.watched)} {trainer.watched_name}, {len(data.classes)} classes; {folder.path}"
+        )
+        try:
+            result = trainer.run()
+        except OSError as error:
+            place = f"{error.filename}: " if error.filename else ""
+            raise InputError(
+                f"{place}{error.strerror or error}. The newest checkpoint stands; go on with --resume when there is room."
+            ) from None
+    _print_result(result, flags, folder)
+
+
+def stored_settings(config: Path) -> TrainFlags:
+    """Return the settings of a ``config.yaml``.
+
+    Raises:
+        InputError: The file cannot be read, or has a key or value that does not fit.
+    """
+    return parse(TrainFlags, _read_config(config), PROG, file=config)
 
 
 def _settings(argv: list[str]) -> tuple[TrainFlags, RunFolder]:
@@ -93,21 +108,30 @@ def _settings(argv: list[str]) -> tuple[TrainFlags, RunFolder]:
     """
     asked = parse(TrainFlags, argv, PROG)
     config = _read_config(asked.config) if asked.config else []
-    in_config = parse(TrainFlags, config, PROG, file=asked.config) if config else asked
+    in_config = stored_settings(asked.config) if asked.config else asked
     if asked.recipe and in_config.recipe and asked.recipe != in_config.recipe:
         raise InputError(f"{asked.config} is a run of recipe {in_config.recipe}, not {asked.recipe}.")
-    name = asked.recipe or in_config.recipe or "digits"
-    if name not in RECIPES:
-        raise InputError(f"there is no recipe {name!r}.{nearest(name, RECIPES)} Recipes: {', '.join(RECIPES)}.")
+    name = asked.recipe or _name(in_config)
     model = asked.model if given("model", argv) else in_config.model
+    base = TrainFlags(**vars(make_recipe(name, model)), recipe=name)
+    base.check()
     folder = RunFolder(asked.out or _default_folder(name, model, asked.resume))
-    preset = TrainFlags(**vars(make_recipe(name, model)), recipe=name)
+    if folder.holds_run() and not folder.config.exists():
+        raise InputError(f"{folder.path} holds files of a run, but no config.yaml. Name another folder with --out.")
+    if folder.holds_run() and not asked.resume:
+        raise InputError(f"{folder.path} holds a run. Continue it with --resume, or name another folder with --out.")
     if asked.resume and folder.config.exists():
-        stored = _on_top(preset, _read_config(folder.config), folder.config)
+        stored = _on_top(base, _read_config(folder.config), folder.config)
         wanted = _on_top(_on_top(stored, config, asked.config), argv)
         _refuse_changes(stored, wanted, folder)
-        return wanted, folder
-    return _on_top(_on_top(preset, config, asked.config), argv), folder
+    else:
+        wanted = _on_top(_on_top(base, config, asked.config), argv)
+    wanted.check()
+    return wanted, folder
+
+
+def _name(flags: TrainFlags) -> str:
+    return flags.recipe or "digits"
 
 
 def _on_top(base: TrainFlags, argv: list[str], file: Path | None = None) -> TrainFlags:
@@ -155,8 +179,11 @@ def _as_settings(flags: TrainFlags) -> dict[str, Any]:
 
 
 def _schedule(flags: TrainFlags) -> str:
+    """Return the schedule in words; a number of epochs has moved milestones and warm-up."""
+    own = RECIPES[_name(flags)].recipe.epochs
+    rescaled = f" (the recipe's {own} rescaled)" if flags.epochs != own else ""
     milestones = f", milestones at {', '.join(f'{m:g}' for m in flags.milestones)}" if flags.milestones else ""
-    return f"schedule for {flags.epochs} epochs{milestones}, warm-up of {flags.warmup_epochs:g} epochs"
+    return f"schedule: {flags.epochs} epochs{rescaled}{milestones}, warm-up of {flags.warmup_epochs:g} epochs"
 
 
 def _print_result(result: dict[str, Any], flags: TrainFlags, folder: RunFolder) -> None:

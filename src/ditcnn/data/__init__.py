@@ -7,7 +7,7 @@ from ditcnn.data.cache import cached
 from ditcnn.data.cifar import cifar_in, download_cifar, read_cifar
 from ditcnn.data.class_folders import decode_image, has_class_folders, read_class_folders
 from ditcnn.data.digits import read_digits
-from ditcnn.data.files import Files, open_files
+from ditcnn.data.files import Files, fingerprint, open_files
 from ditcnn.data.idx import has_idx, read_idx
 from ditcnn.data.images import ImageData, ImageSet, channel_statistics
 from ditcnn.errors import InputError
@@ -30,8 +30,7 @@ def open_data(path: Path | None, name: DataName) -> ImageData:
         InputError: There is nothing to read at ``path``, or what is there is damaged.
     """
     if path is not None:
-        files = open_files(path)
-        return cached(f"{files.fingerprint[:24]}{name[-8:]}", lambda: _read(files, name))
+        return cached(f"{fingerprint(path)[:32]}-{name}", lambda: _read(open_files(path), name))
     if name == "digits":
         return read_digits()
     download_cifar(Path("data"), name)

@@ -17,13 +17,13 @@ __all__ = ["cached"]
 _FORMAT = "1"
 
 
-def cached(fingerprint: str, read: Callable[[], ImageData]) -> ImageData:
-    """Return the data kept under ``fingerprint``, or ``read()`` it and keep it.
+def cached(key: str, read: Callable[[], ImageData]) -> ImageData:
+    """Return the data kept under ``key``, or ``read()`` it and keep it.
 
     The files lie in ``$DITCNN_CACHE``, or ``ditcnn`` below ``$XDG_CACHE_HOME`` or ``~/.cache``, and may be deleted at any
     time. A damaged file is read anew; where nothing can be written, nothing is kept, with a warning.
     """
-    path = _cache_dir() / f"images-{_FORMAT}-{fingerprint[:32]}.safetensors"
+    path = _cache_dir() / f"images-{_FORMAT}-{key}.safetensors"
     try:
         return _load(path)
     except (OSError, SafetensorError, KeyError, ValueError):

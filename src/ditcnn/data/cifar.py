@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torchvision.datasets import CIFAR10, CIFAR100
-from torchvision.datasets.utils import download_and_extract_archive
+from torchvision.datasets.utils import check_integrity, download_and_extract_archive
 
 from ditcnn.data.files import Files
 from ditcnn.data.images import ImageData, ImageSet
@@ -27,14 +27,14 @@ def cifar_in(files: Files) -> list[CifarName]:
 
 
 def download_cifar(root: Path, kind: CifarName) -> None:
-    """Download and unpack a set below ``root`` with torchvision's code, unless it is there; its checksum is verified.
+    """Download and unpack a set below ``root`` with torchvision's code and checksums, unless it is there whole.
 
     Raises:
         InputError: The download failed.
     """
     source = _SOURCES[kind]
-    needed = [name for name, _ in source.train_list + source.test_list] + [source.meta["filename"]]
-    if all((root / source.base_folder / name).is_file() for name in needed):
+    needed = [*source.train_list, *source.test_list, (source.meta["filename"], source.meta["md5"])]
+    if all(check_integrity(str(root / source.base_folder / name), md5) for name, md5 in needed):
         return
     try:
         download_and_extract_archive(source.url, str(root), filename=source.filename, md5=source.tgz_md5)
@@ -79,9 +79,12 @@ def _read_batch(files: Files, name: str) -> tuple[Any, list[int]]:
         images: Any = batch.get("data")
         labels: Any = batch.get("labels", batch.get("fine_labels"))
         of_bytes = isinstance(images, np.ndarray) and images.dtype == np.uint8 and isinstance(labels, list)
+        of_bytes = of_bytes and all(type(label) is int and 0 <= label < 100 for label in labels)
         if of_bytes and images.shape == (len(labels), 3072):
             return images, labels
-    raise InputError(f"{files.where(name)} is not a CIFAR batch: it needs 'data', uint8 of [N, 3072], and N 'labels'.")
+    raise InputError(
+        f"{files.where(name)} is not a CIFAR batch: it needs 'data', uint8 of [N, 3072], and N 'labels' (integers)."
+    )
 
 
 def _unpickle(files: Files, name: str) -> Any:

@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from ditcnn.data.files import Files
+from ditcnn.data.files import Files, only_parent
 from ditcnn.data.images import ImageData, ImageSet
 from ditcnn.errors import InputError
 
 __all__ = ["decode_image", "has_class_folders", "read_class_folders"]
 
 # One folder around train/ and test/ is allowed, as archives often have.
-_PLACE = re.compile(r"(?:[^/]+/)?(?P<part>train|test|val)/(?P<class_name>[^/]+)(?:/(?P<file>[^/]+))?")
+_PLACE = re.compile(r"(?P<parent>[^/]+/)?(?P<part>train|test|val)/(?P<class_name>[^/]+)(?:/(?P<file>[^/]+))?")
 
 
 def has_class_folders(files: Files) -> bool:
@@ -57,11 +57,13 @@ def decode_image(content: bytes, where: str) -> NDArray[np.uint8]:
     """Return an image as ``[H, W]`` if it is grey, else as RGB ``[H, W, 3]``.
 
     Raises:
-        InputError: The bytes are not a readable image; the message names ``where``.
+        InputError: The bytes are no readable image, or one of more than 8 bits; the message names ``where``.
     """
     try:
         image = ImageOps.exif_transpose(Image.open(io.BytesIO(content)))
-        return np.asarray(image if image.mode == "L" else image.convert("RGB"))
+        if image.mode in ("I", "I;16", "F"):
+            raise InputError(f"{where} has more than 8 bits a channel ({image.mode}); convert it to 8 bits first.")
+        return np.asarray(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"))
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         reason = "unknown format" if isinstance(error, UnidentifiedImageError) else error
         raise InputError(f"{where} is not a readable image: {reason}.") from None
@@ -70,15 +72,18 @@ def decode_image(content: bytes, where: str) -> NDArray[np.uint8]:
 def _images_by_part(files: Files) -> dict[str, dict[str, list[str]]]:
     """Return part -> class -> names of its image files."""
     parts: dict[str, dict[str, list[str]]] = defaultdict(dict)
+    parents = set()
     for name in sorted(files.folders) + files.names:
         place = _PLACE.fullmatch(name)
         if place is None:
             continue
+        parents.add(place["parent"] or "")
         if not place["file"]:
             if name in files.folders:
                 parts[place["part"]].setdefault(place["class_name"], [])
         elif place["file"].lower().endswith(IMG_EXTENSIONS):
             parts[place["part"]].setdefault(place["class_name"], []).append(name)
+    only_parent(parents, files.path, "class folders")
     return parts
 
 

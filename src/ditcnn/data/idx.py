@@ -1,6 +1,7 @@
 """IDX files, the format of MNIST and its kin."""
 
 import gzip
+import math
 import re
 import zlib
 
@@ -8,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ditcnn.data.files import Files
+from ditcnn.data.files import Files, only_parent
 from ditcnn.data.images import ImageData, ImageSet
 from ditcnn.errors import InputError
 
 __all__ = ["has_idx", "read_idx"]
 
-_NAME = re.compile(r"(?:.*/)?(?P<part>train|t10k|test)-(?P<kind>images|labels)[-.]idx[13]-ubyte(?:\.gz)?")
+_NAME = re.compile(r"(?P<parent>.*/)?(?P<part>train|t10k|test)-(?P<kind>images|labels)[-.]idx[13]-ubyte(?:\.gz)?")
 
 
 def has_idx(files: Files) -> bool:
@@ -29,8 +30,10 @@ def read_idx(files: Files) -> ImageData:
         InputError: One of the four files is missing or damaged.
     """
     # Plain before gzipped where both lie, as torchvision leaves them.
-    found = {(m["part"], m["kind"]): name for name in reversed(files.names) if (m := _NAME.fullmatch(name))}
-    test = "t10k" if ("t10k", "images") in found else "test"
+    matches = [m for name in reversed(files.names) if (m := _NAME.fullmatch(name))]
+    only_parent({m["parent"] or "" for m in matches}, files.path, "IDX files")
+    found = {(m["part"], m["kind"]): m.string for m in matches}
+    test = "test" if ("test", "images") in found else "t10k"
     arrays = {}
     for part in ("train", test):
         for kind, dimensions in (("images", 3), ("labels", 1)):
@@ -56,7 +59,7 @@ def _parse(content: bytes, dimensions: int, where: str) -> Tensor:
     header = 4 + 4 * dimensions
     if len(content) < header or content[:4] != bytes([0, 0, 8, dimensions]):
         raise InputError(f"{where} is not an IDX file of bytes in {dimensions} dimension{'s' if dimensions > 1 else ''}.")
-    shape = np.frombuffer(content[4:header], ">i4").tolist()
-    if len(content) - header != int(np.prod(shape)):
+    shape = np.frombuffer(content[4:header], ">u4").tolist()
+    if len(content) - header != math.prod(shape):
         raise InputError(f"{where} holds {len(content) - header} bytes of data where its header says {shape}.")
     return torch.from_numpy(np.frombuffer(content, np.uint8, offset=header).reshape(shape).copy())

@@ -1,6 +1,8 @@
 """Images in memory: what every loader returns."""
 
+import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -51,6 +53,15 @@ class ImageData:
             raise InputError(
                 f"training images are {_shape(self.train)}, test images {_shape(self.test)}; they must be alike."
             )
+
+    @cached_property
+    def digest(self) -> str:
+        """A text that changes when an image or a label does."""
+        digest = hashlib.sha256()
+        for part in (self.train, self.test):
+            digest.update(part.images.contiguous().numpy().data)
+            digest.update(part.labels.contiguous().numpy().data)
+        return digest.hexdigest()
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

@@ -31,6 +31,7 @@ def quadratic_form(x: Tensor, weight: Tensor) -> Tensor:
     Raises:
         ValueError: ``weight`` is not ``[O, C, C]`` for this ``C``, or the dtypes differ outside autocast.
 
+    >>> import torch
     >>> quadratic_form(torch.tensor([1.0, 2.0]), torch.eye(2)[None])
     tensor([5.])
     """
@@ -49,4 +50,6 @@ def _dispatch(x: Tensor, weight: Tensor) -> Tensor:
         raise ValueError(f"x and weight must have one dtype; got {x.dtype} and {weight.dtype}. Cast one, or use autocast.")
     if torch.compiler.is_exporting():  # torch.export and ONNX shall see plain nodes, not a custom op
         return reference_quadratic_form(x, weight)
+    if x.dtype == torch.float16:  # products overflow once |x| passes 256
+        return packed_quadratic_form(x.float(), weight.float()).half()
     return packed_quadratic_form(x, weight)

@@ -1,9 +1,10 @@
 """The training engine: loop, checkpoints, records, the chosen model."""
 
+from ditcnn.train.build import build_model
 from ditcnn.train.device import choose_device
 from ditcnn.train.display import Display
 from ditcnn.train.evaluate import evaluate
-from ditcnn.train.export import TrainedModel, build_model, load_model
+from ditcnn.train.export import TrainedModel, load_model
 from ditcnn.train.folder import RunFolder
 from ditcnn.train.loop import Trainer
 from ditcnn.train.stop import Stopped

@@ -3,13 +3,14 @@
 import os
 import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from ditcnn.errors import InputError
 from ditcnn.train.folder import RunFolder
 from ditcnn.train.storage import Damaged, load_state, save_state
 
-__all__ = ["load_newest", "remove_leftovers", "save_newest"]
+__all__ = ["clean", "load_newest", "save_newest"]
 
 
 def save_newest(folder: RunFolder, state: dict[str, Any]) -> None:
@@ -21,35 +22,35 @@ def save_newest(folder: RunFolder, state: dict[str, Any]) -> None:
     os.replace(newest, folder.last)
 
 
-def load_newest(folder: RunFolder, warn: Callable[[str], None]) -> dict[str, Any] | None:
-    """Return the newest checkpoint that is whole, or None where there is none yet.
+def load_newest(folder: RunFolder, warn: Callable[[str], None]) -> tuple[dict[str, Any], Path] | None:
+    """Return the newest checkpoint that is whole and its file, or None where there is none yet. Changes nothing.
 
     Raises:
         InputError: There are checkpoints, and none can be read.
     """
     damaged = []
     for path in (folder.last, folder.previous):
-        if not path.exists():
-            continue
         try:
-            state = load_state(path)
-        except Damaged as error:
-            damaged.append(path)
-            warn(f"{path} is damaged ({error}); trying the one before.")
+            return load_state(path), path
+        except FileNotFoundError:
             continue
-        for bad in damaged:
-            bad.unlink()  # else it would become previous.pt, and push out the one that is whole
-        return state
+        except Damaged as error:
+            damaged.append(path.name)
+            warn(f"{path} is damaged ({error}); trying the one before.")
     if damaged:
         raise InputError(
-            f"no checkpoint in {folder.path} can be read: {', '.join(path.name for path in damaged)} damaged. "
-            "Start again with another --out."
+            f"no checkpoint in {folder.path} can be read: {', '.join(damaged)} damaged. Start again with another --out."
         )
     return None
 
 
-def remove_leftovers(folder: RunFolder) -> None:
-    """Remove temporary files of a process that was killed while it wrote."""
+def clean(folder: RunFolder, restored_from: Path | None) -> None:
+    """Remove temporary files of a process that was killed while it wrote, and a damaged newest checkpoint.
+
+    The latter would else become ``previous.pt`` and push out the one that is whole.
+    """
+    if restored_from == folder.previous:
+        folder.last.unlink(missing_ok=True)
     for path in (*folder.path.glob(".*.tmp"), *folder.path.glob(".*.new")):
         path.unlink()
     for path in folder.path.glob(".export-*"):

@@ -15,7 +15,7 @@ from ditcnn.train.storage import write_atomically
 
 __all__ = ["describe_environment", "record_launch"]
 
-_PACKAGES = ("ditcnn", "torch", "torchvision", "timm", "numpy")
+_PACKAGES = ("ditcnn", "torch", "torchvision", "timm", "numpy", "scikit-learn")
 
 
 def describe_environment(device: torch.device) -> dict[str, Any]:
@@ -35,7 +35,10 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
 
 def record_launch(path: Path, device: torch.device) -> list[str]:
     """Add this process to the launches in ``env.json``; return what differs from the first in a way that changes bits."""
-    launches = json.loads(path.read_bytes())["launches"] if path.exists() else []
+    try:
+        launches = json.loads(path.read_bytes())["launches"]
+    except (FileNotFoundError, ValueError, LookupError, TypeError):
+        launches = []
     launches.append(describe_environment(device))
     write_atomically(path, (json.dumps({"launches": launches}, indent=2) + "\n").encode())
     first, this = launches[0], launches[-1]

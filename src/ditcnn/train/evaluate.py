@@ -1,10 +1,8 @@
 """A network's loss and accuracy on images."""
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from ditcnn.data import ImageSet
 from ditcnn.data.batches import normalise
@@ -15,7 +13,7 @@ __all__ = ["evaluate"]
 
 @torch.no_grad()
 def evaluate(
-    model: Callable[[Tensor], Tensor],
+    model: nn.Module,
     data: ImageSet,
     *,
     mean: tuple[float, ...],
@@ -27,11 +25,10 @@ def evaluate(
 ) -> dict[str, float]:
     """Return the mean cross-entropy in nats, ``loss``, and accuracies in percent, ``top1`` and so on.
 
-    A module is evaluated in eval mode and left in the mode it had.
+    The model is evaluated in eval mode and left in the mode it had.
     """
-    training = isinstance(model, nn.Module) and model.training
-    if isinstance(model, nn.Module):
-        model.eval()
+    training = model.training
+    model.eval()
     loss, hits = 0.0, dict.fromkeys(topk, 0)
     for images, labels in zip(data.images.split(batch_size), data.labels.split(batch_size), strict=True):
         labels = labels.to(device)
@@ -42,6 +39,5 @@ def evaluate(
         ranked = logits.topk(min(max(topk), logits.shape[1])).indices == labels[:, None]
         for k in topk:
             hits[k] += int(ranked[:, :k].sum())
-    if isinstance(model, nn.Module):
-        model.train(training)
+    model.train(training)
     return {"loss": loss / len(data)} | {f"top{k}": 100 * n / len(data) for k, n in hits.items()}

@@ -6,41 +6,19 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import timm
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from timm.models import resolve_model_input_args, save_for_hf
+from timm.models import save_for_hf
 from torch import nn
 
-from ditcnn.errors import InputError, nearest
+from ditcnn.errors import InputError
 from ditcnn.train.folder import RunFolder
 from ditcnn.train.storage import write_atomically
 
-__all__ = ["TrainedModel", "build_model", "export_model", "load_model"]
-
-
-def build_model(name: str, image_shape: Sequence[int], num_classes: int, **model_kwargs: Any) -> nn.Module:
-    """Return a fresh model of timm's registry for images of shape (C, H, W).
-
-    Raises:
-        InputError: There is no such model, or it does not take these arguments or images.
-    """
-    if not timm.is_model(name):
-        raise InputError(f"there is no model {name!r}.{nearest(name, timm.list_models())} List them: timm.list_models().")
-    try:
-        arguments = resolve_model_input_args(name, {"input_size": tuple(image_shape)}, **model_kwargs)
-        model: nn.Module = timm.create_model(**arguments, num_classes=num_classes)
-        model.eval()
-        with torch.no_grad():
-            model(torch.zeros(1, *image_shape))
-        model.train()
-    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
-        size = "x".join(map(str, image_shape[1:]))
-        raise InputError(f"model {name} with {model_kwargs or 'its defaults'} on {size} images: {error}") from None
-    return model
+__all__ = ["TrainedModel", "export_model", "load_model"]
 
 
 def export_model(
@@ -103,5 +81,5 @@ def load_model(path: Path) -> TrainedModel:
         cfg = config["pretrained_cfg"]
         classes = tuple(config["label_names"])
         return TrainedModel(model.eval(), classes, tuple(cfg["input_size"]), tuple(cfg["mean"]), tuple(cfg["std"]))
-    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (SafetensorError, LookupError, TypeError, ValueError, AttributeError, AssertionError, RuntimeError) as error:
         raise InputError(f"{path} holds a damaged model: {error}") from None

@@ -1,5 +1,9 @@
 """A run's folder: what lies where."""
 
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,18 +59,36 @@ class RunFolder:
 
     def holds_run(self) -> bool:
         """Say whether a run has written here."""
-        files = (self.config, self.environment, self.metrics, self.last, self.previous, self.weights)
-        return any(file.exists() for file in files)
+        names = ("config.yaml", "env.json", "metrics.jsonl", "curves.png", "last.pt", "previous.pt", "config.json")
+        return self.weights.exists() or any((self.path / name).exists() for name in names)
 
     def create(self, settings: dict[str, Any]) -> None:
-        """Make the folder and write the settings.
+        """Write the settings into the folder.
 
         Raises:
             InputError: The folder holds a run.
         """
         if self.holds_run():
             raise InputError(f"{self.path} holds a run. Continue it with --resume, or name another folder with --out.")
+        write_atomically(self.config, yaml.safe_dump(settings, sort_keys=False).encode())
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Make the folder where it is not there, and keep other processes out of it meanwhile.
+
+        Raises:
+            InputError: Another process trains here, or the path is a file.
+        """
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"--out {self.path} is a file, not a folder.")
         self.path.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.config, yaml.safe_dump(settings, sort_keys=False).encode())
+        descriptor = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise InputError(f"another process trains in {self.path}; wait for it, or name another --out.") from None
+        try:
+            yield
+        finally:
+            os.close(descriptor)

@@ -1,32 +1,38 @@
 """The training loop: exact, interruptible, selected on held-out images."""
 
+import copy
 import dataclasses
 import math
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch._dynamo.exc import TorchDynamoException
 
 from ditcnn.data import ImageData, ImageSet
 from ditcnn.data.batches import derived_seed, normalise, steps_per_epoch, train_batches
 from ditcnn.data.split import hold_out
 from ditcnn.errors import InputError, RunFailed
 from ditcnn.recipes import Recipe
-from ditcnn.train.checkpoint import load_newest, remove_leftovers, save_newest
+from ditcnn.train.build import build_model
+from ditcnn.train.checkpoint import clean, load_newest, save_newest
 from ditcnn.train.device import autocast
 from ditcnn.train.display import Display
 from ditcnn.train.evaluate import evaluate
-from ditcnn.train.export import build_model, export_model
+from ditcnn.train.export import export_model
 from ditcnn.train.folder import RunFolder
 from ditcnn.train.metrics import MetricsLog, draw_curves
 from ditcnn.train.optim import lr_factor, make_optimizer, set_lr
 from ditcnn.train.stop import Stopped, StopRequest
 
 __all__ = ["Trainer"]
+
+FORMAT = 1  # of checkpoints
 
 
 @dataclass
@@ -72,47 +78,93 @@ class Trainer:
         display: Display,
         checkpoint_minutes: float = 5.0,
     ) -> None:
+        recipe.check()
         self.recipe, self.data, self.folder, self.device, self.display = recipe, data, folder, device, display
         self.checkpoint_seconds = 60 * checkpoint_minutes
         self.train, self.watched, self.watched_name = _parts(recipe, data)
         self.steps = steps_per_epoch(len(self.train), recipe.batch_size)
         self.progress = Progress()
         self.result: dict[str, Any] = {}
+        self.restored_from: Path | None = None
+        self.stop = StopRequest()
+        self.saved_at = time.monotonic()
 
+        torch.backends.cudnn.deterministic = True
         torch.manual_seed(recipe.seed)
         layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
         self.model = build_model(recipe.model, data.image_shape, len(data.classes), **recipe.model_arguments())
+        _check_smallest_batch(self.model, data.image_shape, len(self.train), recipe.batch_size)
         self.model.to(device).to(memory_format=layout)
         self.optimizer = make_optimizer(self.model, recipe)
         self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
         self.forward: nn.Module = torch.compile(self.model) if recipe.compile else self.model  # type: ignore[assignment]
 
+    def restore(self) -> None:
+        """Take over the folder's newest checkpoint, if there is one; change nothing on disk.
+
+        Raises:
+            InputError: The checkpoint is damaged, or of other settings or data.
+        """
+        found = load_newest(self.folder, self.display.warn)
+        if found is None:
+            return
+        state, path = found
+        if state.get("format") != FORMAT:
+            raise InputError(f"{path} is not a checkpoint of this version of ditcnn; name another --out.")
+        self._check_origin(state, path)
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.progress = Progress(**state["progress"])
+        self.result, self.restored_from = state["result"], path
+
+    def _check_origin(self, state: dict[str, Any], path: Path) -> None:
+        for name, value in dataclasses.asdict(self.recipe).items():
+            if state["recipe"].get(name) != value:
+                raise InputError(f"{path} was made with {name} {state['recipe'].get(name)}, the settings say {value}.")
+        if tuple(state["classes"]) != self.data.classes:
+            raise InputError(
+                f"{path} was trained on {len(state['classes'])} classes ({', '.join(state['classes'][:3])}, "
+                f"...), the data has {len(self.data.classes)} ({', '.join(self.data.classes[:3])}, ...)."
+            )
+        if state["data"] != self.data.digest:
+            raise InputError(f"{path} was trained on other images than --data holds; a resumed run keeps its data.")
+
     def run(self) -> dict[str, Any]:
-        """Train from where the folder's checkpoint stands to the end; return the last line of the metrics.
+        """Train from where the run stands to the end; return the last line of the metrics.
 
         Raises:
             Stopped: SIGTERM or SIGINT came; a checkpoint is saved.
-            RunFailed: The loss or the weights are not finite.
+            RunFailed: The loss or the weights are not finite, or the model does not compile.
+            OSError: The disk is full or read-only; the newest checkpoint stands.
         """
-        remove_leftovers(self.folder)
-        self._restore()
         if self.progress.finished:
             return self.result
+        clean(self.folder, self.restored_from)
         self.log = MetricsLog(self.folder.metrics, keep=self.progress.lines)
         if self.log.count < self.progress.lines:
             self.display.warn(f"{self.folder.metrics} has lost {self.progress.lines - self.log.count} lines.")
         self.saved_at = time.monotonic()
         done = self.progress.epoch * self.steps + self.progress.step
         try:
-            with StopRequest() as self.stop, self.display.bar(self.recipe.epochs * self.steps, done):
+            with self.stop, self.display.bar(self.recipe.epochs * self.steps, done):
                 while self.progress.epoch < self.recipe.epochs:
                     self._train_epoch()
                     self._close_epoch()
                 self._finish()
+        except TorchDynamoException as error:
+            first = str(error).strip().splitlines()[0]
+            raise RunFailed(f"torch.compile failed: {first} Run without --compile.") from None
         finally:
             self.log.close()
-            draw_curves(self.folder.metrics, self.folder.curves)
+            self._draw()
         return self.result
+
+    def _draw(self) -> None:
+        try:
+            draw_curves(self.folder.metrics, self.folder.curves)
+        except OSError as error:  # a picture less is no reason to lose the run's own message
+            self.display.warn(f"{self.folder.curves} is not drawn: {error}")
 
     def _train_epoch(self) -> None:
         recipe, progress = self.recipe, self.progress
@@ -163,7 +215,7 @@ class Trainer:
     def _close_epoch(self) -> None:
         """Evaluate, record, keep the model if it is chosen, save."""
         progress, part = self.progress, self.watched_name
-        scores = self._evaluate(self.watched)
+        scores = self._evaluate(self.watched, self.forward)
         if not math.isfinite(scores["loss"]):
             raise self._diverged(f"the {part} loss became {scores['loss']}")
         line = {
@@ -190,26 +242,37 @@ class Trainer:
         )
 
     def _finish(self) -> None:
-        """Evaluate the chosen model on test, once, and record the result."""
+        """Evaluate the chosen model on test, once, and record the result. The checkpoint keeps the last epoch's model."""
         progress = self.progress
+        line: dict[str, Any] = {"epoch": progress.epoch, "final": True}
         if self.watched_name == "holdout":
-            self.model.load_state_dict(load_file(self.folder.weights))
-            scores = self._evaluate(self.data.test)
-            self.result = {"selected_on": "holdout", "selected_epoch": progress.best_epoch}
-            self.result |= {"holdout_top1": progress.best_top1}
-            self.result |= {"test_top1": scores["top1"], "test_loss": scores["loss"]}
+            chosen = copy.deepcopy(self.model)
+            chosen.load_state_dict(load_file(self.folder.weights))
+            scores = self._evaluate(self.data.test, chosen)
+            line |= {
+                "selected_on": "holdout",
+                "selected_epoch": progress.best_epoch,
+                "holdout_top1": progress.best_top1,
+                "test_top1": scores["top1"],
+                "test_loss": scores["loss"],
+            }
         else:
-            scores = self._evaluate(self.data.test)
-            self.result = {"selected_on": "test", "selected_epoch": progress.epoch, "test_top1": scores["top1"]}
-            self.result |= {"best_test_top1": progress.best_top1, "best_test_epoch": progress.best_epoch}
-        self.result = {"epoch": progress.epoch, "final": True} | self.result
-        self.log.write(self.result)
+            scores = self._evaluate(self.data.test, self.model)
+            line |= {
+                "selected_on": "test",
+                "selected_epoch": progress.epoch,
+                "test_top1": scores["top1"],
+                "best_test_top1": progress.best_top1,
+                "best_test_epoch": progress.best_epoch,
+            }
+        self.log.write(line)
+        self.result = line
         progress.finished = True
-        self._save_state({"result": self.result})
+        self._save()
 
-    def _evaluate(self, part: ImageSet) -> dict[str, float]:
+    def _evaluate(self, part: ImageSet, model: nn.Module) -> dict[str, float]:
         return evaluate(
-            self.forward,
+            model,
             part,
             mean=self.recipe.mean,
             std=self.recipe.std,
@@ -242,45 +305,22 @@ class Trainer:
         )
 
     def _save(self) -> None:
-        self._save_state({})
-
-    def _save_state(self, more: dict[str, Any]) -> None:
         if not all(p.isfinite().all() for p in self.model.parameters()):
             raise self._diverged("a weight became infinite or NaN")
         self.progress.lines = self.log.count
         state = {
+            "format": FORMAT,
             "recipe": dataclasses.asdict(self.recipe),
             "classes": list(self.data.classes),
+            "data": self.data.digest,
             "progress": dataclasses.asdict(self.progress),
+            "result": self.result,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
         }
-        save_newest(self.folder, state | more)
+        save_newest(self.folder, state)
         self.saved_at = time.monotonic()
-
-    def _restore(self) -> None:
-        state = load_newest(self.folder, self.display.warn)
-        if state is None:
-            return
-        if state["recipe"]["model"] != self.recipe.model:
-            raise InputError(
-                f"{self.folder.last} is a checkpoint of {state['recipe']['model']}, not of {self.recipe.model}."
-            )
-        if tuple(state["classes"]) != self.data.classes:
-            raise InputError(
-                f"{self.folder.last} was trained on {len(state['classes'])} classes ({', '.join(state['classes'][:3])}, "
-                f"...), the data has {len(self.data.classes)} ({', '.join(self.data.classes[:3])}, ...)."
-            )
-        try:
-            self.model.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
-        except (RuntimeError, ValueError) as error:
-            first = str(error).splitlines()[-1].strip()
-            raise InputError(f"{self.folder.last} does not fit model {self.recipe.model}: {first}") from None
-        self.scaler.load_state_dict(state["scaler"])
-        self.progress = Progress(**state["progress"])
-        self.result = state.get("result", {})
 
 
 def _parts(recipe: Recipe, data: ImageData) -> tuple[ImageSet, ImageSet, str]:
@@ -289,3 +329,16 @@ def _parts(recipe: Recipe, data: ImageData) -> tuple[ImageSet, ImageSet, str]:
         return data.train, data.test, "test"
     train, held = hold_out(data.train)
     return train, held, "holdout"
+
+
+def _check_smallest_batch(model: nn.Module, image_shape: tuple[int, int, int], images: int, batch_size: int) -> None:
+    """Raise unless the model can train on the last batch of an epoch: normalising one number over itself is no use."""
+    if (images % batch_size or batch_size) > 1:
+        return
+    try:
+        copy.deepcopy(model).train()(torch.zeros(1, *image_shape))
+    except ValueError as error:
+        raise InputError(
+            f"{images} training images in batches of {batch_size} leave a batch of one, which this model cannot train on "
+            f"({error}). Choose another --batch-size."
+        ) from None

@@ -1,9 +1,12 @@
 """The record of a run: metrics.jsonl, TensorBoard events and a picture of the curves."""
 
+import io
 import json
 import os
 from pathlib import Path
 from typing import Any
+
+from ditcnn.train.storage import write_atomically
 
 __all__ = ["MetricsLog", "draw_curves", "read_metrics"]
 
@@ -68,4 +71,6 @@ def draw_curves(metrics: Path, picture: Path) -> None:
     panels[2].set(xlabel="epoch", ylabel="base learning rate", yscale="log" if lines[-1]["lr"] > 0 else "linear")
     for axes in panels:
         axes.grid(alpha=0.3)
-    figure.savefig(picture, dpi=120)
+    image = io.BytesIO()
+    figure.savefig(image, dpi=120, format="png")
+    write_atomically(picture, image.getvalue())

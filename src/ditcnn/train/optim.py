@@ -6,7 +6,6 @@ import torch
 from timm.optim import create_optimizer_v2
 from torch import nn
 
-from ditcnn.errors import InputError
 from ditcnn.layers import QuadraticForm2d, QuadraticTerm2d
 from ditcnn.recipes import Recipe
 
@@ -29,18 +28,14 @@ def parameter_groups(model: nn.Module, term_lr_scale: float) -> list[dict[str, o
 
 
 def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """Return timm's optimiser ``recipe.opt`` over `parameter_groups`.
-
-    Raises:
-        InputError: timm has no such optimiser.
-    """
-    groups = parameter_groups(model, recipe.term_lr_scale)
-    try:
-        optimizer: torch.optim.Optimizer = create_optimizer_v2(
-            groups, opt=recipe.opt, lr=recipe.lr, weight_decay=recipe.weight_decay, momentum=recipe.momentum
-        )
-    except ValueError as error:
-        raise InputError(f"--opt {recipe.opt}: {error}") from None
+    """Return timm's optimiser ``recipe.opt`` over `parameter_groups`."""
+    optimizer: torch.optim.Optimizer = create_optimizer_v2(
+        parameter_groups(model, recipe.term_lr_scale),
+        opt=recipe.opt,
+        lr=recipe.lr,
+        weight_decay=recipe.weight_decay,
+        momentum=recipe.momentum,
+    )
     return optimizer
 
 

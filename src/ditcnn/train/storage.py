@@ -58,12 +58,10 @@ def load_state(path: Path) -> dict[str, Any]:
             if archive.testzip() is not None:
                 raise Damaged("its checksum does not match")
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
+    except (FileNotFoundError, PermissionError, Damaged):
         raise
-    except Damaged:
-        raise
-    except Exception as error:
-        raise Damaged(str(error).splitlines()[0]) from None
+    except Exception as error:  # a damaged archive can raise anything
+        raise Damaged((str(error) or type(error).__name__).splitlines()[0]) from None
     if not isinstance(state, dict):
         raise Damaged("it holds no state")
     return state
