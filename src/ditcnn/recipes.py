@@ -42,13 +42,13 @@ class Recipe:
     """Learning rate of the quadratic term and of the norm in front of it, as a multiple of the base rate."""
     schedule: Literal["multistep", "cosine"] = "multistep"
     """multistep: the rate times gamma at each milestone. cosine: to zero at the end."""
-    milestones: tuple[float, ...] = (80, 120)
+    milestones: tuple[float, ...] = (80.0, 120.0)
     """Epochs, counted from 0, from which on the rate is lowered."""
     gamma: float = 0.1
     """Factor of the rate at a milestone."""
     warmup: Literal["linear", "constant"] = "linear"
     """linear: the rate grows from warmup_factor to 1, step by step. constant: it stays at warmup_factor."""
-    warmup_epochs: float = 0
+    warmup_epochs: float = 0.0
     """Length of the warm-up."""
     warmup_factor: float = 0.1
     """Factor of the rate at the start of the warm-up."""
@@ -131,17 +131,19 @@ class NamedRecipe:
 _CIFAR = Recipe(mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.2010))
 
 # Ten epochs in which the term trains from the first on; docs/cifar.md has the runs behind it.
-_WARMUP = replace(_CIFAR, epochs=10, schedule="cosine", milestones=(), warmup_epochs=1, warmup_factor=0.01, precision="bf16")
+_WARMUP = replace(
+    _CIFAR, epochs=10, schedule="cosine", milestones=(), warmup_epochs=1.0, warmup_factor=0.01, precision="bf16"
+)
 
 # A Dit-ResNet in under a minute on two cores. On so few images the base rate served the term better than ten times.
 _DIGITS = Recipe(
     epochs=60,
     batch_size=64,
     lr=0.05,
-    term_lr_scale=1,
+    term_lr_scale=1.0,
     schedule="cosine",
     milestones=(),
-    warmup_epochs=4,
+    warmup_epochs=4.0,
     crop_padding=1,
     flip=False,
 )
@@ -169,5 +171,5 @@ def make_recipe(name: str, model: str = "dit_resnet20") -> Recipe:
         raise InputError(f"there is no recipe {name!r}.{nearest(name, RECIPES)} Recipes: {', '.join(RECIPES)}.")
     recipe = replace(RECIPES[name].recipe, model=model)
     if RECIPES[name].recipe is _CIFAR and model in _DEEP:
-        return replace(recipe, warmup="constant", warmup_epochs=1, warmup_factor=0.1)
+        return replace(recipe, warmup="constant", warmup_epochs=1.0, warmup_factor=0.1)
     return recipe
