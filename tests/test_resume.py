@@ -181,15 +181,14 @@ def contents(folder):
 
 
 def test_two_processes_cannot_train_in_one_folder(place):
-    folder = RunFolder(place / "shared")
-    first = start(place, "shared")
-    wait_until(lambda: epochs_recorded(folder) >= 1, first)
-    second = start(place, "shared", "--resume")
-    _, errors = second.communicate()
-    assert second.returncode == 2
-    assert "another process trains in shared" in errors
-    assert first.wait() == 0
-    assert_same_end(place, "shared")
+    whole = RunFolder(place / "whole")
+    before = contents(whole.path)
+    with whole.locked():
+        process = start(place, "whole", "--resume")
+        _, errors = process.communicate()
+    assert process.returncode == 2
+    assert "another process trains in whole; wait for it" in errors
+    assert contents(whole.path) == before
 
 
 class Interrupted(Exception):
