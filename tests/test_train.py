@@ -62,7 +62,19 @@ def test_metrics_have_a_line_an_epoch_and_a_last_one():
     assert [line["epoch"] for line in lines] == [1, 2, 2]
     assert all(math.isfinite(line["train_loss"]) and 0 <= line["holdout_top1"] <= 100 for line in lines[:2])
     assert lines[2]["selected_on"] == "holdout"
-    assert lines[2]["holdout_top1"] == max(line["holdout_top1"] for line in lines[:2])
+    best = max(lines[:2], key=lambda line: (line["holdout_top1"], -line["holdout_loss"]))
+    assert (lines[2]["selected_epoch"], lines[2]["holdout_top1"]) == (best["epoch"], best["holdout_top1"])
+
+
+def test_of_epochs_equal_in_accuracy_the_one_of_lowest_loss_is_chosen(monkeypatch):
+    scores = iter([(50.0, 0.9), (50.0, 0.7), (50.0, 0.8), (40.0, 0.1)])
+
+    def fixed(trainer, part, model):
+        top1, loss = next(scores, (60.0, 0.5))
+        return {"top1": top1, "loss": loss}
+
+    monkeypatch.setattr(Trainer, "_evaluate", fixed)
+    assert read_metrics(train("--epochs", "4").metrics)[-1]["selected_epoch"] == 2
 
 
 def test_the_exported_model_is_the_best_on_held_out_images_and_timm_reads_it():

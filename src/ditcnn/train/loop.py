@@ -47,6 +47,7 @@ class Progress:
     seconds: float = 0.0
     best_epoch: int = 0
     best_top1: float = -1.0
+    best_loss: float = math.inf  # decides between epochs of equal accuracy
     lines: int = 0  # of metrics.jsonl
     finished: bool = False
 
@@ -55,7 +56,8 @@ class Trainer:
     """One run of a recipe on a data set.
 
     Order of images, their augmentation and each step's random numbers are functions of the seed and the place in the run;
-    so a run that was stopped anywhere and goes on has the same bits as one that never stopped (same machine and threads).
+    so a run that was stopped anywhere and goes on has the same bits as one that never stopped, on a CPU with as many
+    threads.
 
     Args:
         recipe: What to compute, normalisation included.
@@ -229,9 +231,9 @@ class Trainer:
         }
         progress.epoch += 1
         progress.step, progress.loss_sum, progress.hits, progress.seen, progress.seconds = 0, 0.0, 0, 0, 0.0
-        best = scores["top1"] > progress.best_top1
+        best = (scores["top1"], -scores["loss"]) > (progress.best_top1, -progress.best_loss)
         if best:
-            progress.best_epoch, progress.best_top1 = progress.epoch, scores["top1"]
+            progress.best_epoch, progress.best_top1, progress.best_loss = progress.epoch, scores["top1"], scores["loss"]
         if best if part == "holdout" else progress.epoch == self.recipe.epochs:
             self._export()
         self.log.write(line)
