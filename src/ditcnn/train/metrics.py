@@ -67,8 +67,10 @@ def draw_curves(metrics: Path, picture: Path) -> None:
                 axes.plot(epochs, values, style, marker=".", markersize=3, label=part)
         axes.set(xlabel="epoch", ylabel=f"{'top-1 accuracy' if quantity == 'top1' else quantity} [{unit}]")
         axes.legend()
-    panels[2].plot(epochs, [line["lr"] for line in lines], drawstyle="steps-mid")
-    panels[2].set(xlabel="epoch", ylabel="base learning rate", yscale="log" if lines[-1]["lr"] > 0 else "linear")
+    rates = [line["lr"] for line in lines]
+    steps = len(set(rates)) <= 4  # a rate lowered by factors; a smooth one ends near zero, and would fill a log axis
+    panels[2].plot(epochs, rates, drawstyle="steps-mid" if steps else "default")
+    panels[2].set(xlabel="epoch", ylabel="base learning rate", yscale="log" if steps else "linear")
     for axes in panels:
         axes.grid(alpha=0.3)
     image = io.BytesIO()
