@@ -62,6 +62,8 @@ def train_command(argv: list[str]) -> None:
     display = Display()
     new = not folder.config.exists()
     if new:
+        if flags.resume:
+            display.say(f"{folder.path} holds no run: beginning one")
         display.say(_schedule(flags))
     device = choose_device(flags.device)
     data = open_data(flags.data, RECIPES[_name(flags)].data)

@@ -73,7 +73,8 @@ def load_model(path: Path) -> TrainedModel:
     if not path.is_dir():
         raise InputError(f"{path}: no such folder; name the folder of a run.")
     if not config_file.is_file() or not folder.weights.is_file():
-        raise InputError(f"{path} holds no trained model (config.json and model.safetensors).")
+        unfinished = "; its run is not that far yet, go on with --resume" if folder.config.exists() else ""
+        raise InputError(f"{path} holds no trained model (config.json and model.safetensors){unfinished}.")
     try:
         load_file(folder.weights)  # timm passes over some damage with a warning
         config = json.loads(config_file.read_bytes())
