@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["InputError", "RunFailed", "nearest"]
+__all__ = ["InputError", "RunFailed", "nearest", "reason"]
 
 
 class InputError(Exception):
@@ -18,3 +18,9 @@ def nearest(word: str, known: Iterable[str]) -> str:
     """Return `` Did you mean X?`` for the known word nearest to ``word``, or nothing."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f" Did you mean {close[0]}?" if close else ""
+
+
+def reason(error: OSError) -> str:
+    """Return what the system refused, after the file's name where it is known."""
+    place = f"{error.filename}: " if error.filename else ""
+    return f"{place}{error.strerror or error}"

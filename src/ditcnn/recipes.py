@@ -11,6 +11,7 @@ from typing_extensions import Self
 
 from ditcnn.data import DataName
 from ditcnn.errors import InputError, nearest
+from ditcnn.models.cifar_resnet import CIFAR_MEAN, CIFAR_STD
 
 __all__ = ["RECIPES", "NamedRecipe", "Recipe", "make_recipe"]
 
@@ -128,7 +129,7 @@ class NamedRecipe:
 
 
 # Liu et al., NeurIPS 2024, and its published script, which has one mean and deviation for both sets.
-_CIFAR = Recipe(mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.2010))
+_CIFAR = Recipe(mean=CIFAR_MEAN, std=CIFAR_STD)
 
 # Ten epochs in which the term trains from the first on; docs/cifar.md has the runs behind it.
 _WARMUP = replace(

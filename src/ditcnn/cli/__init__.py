@@ -7,7 +7,7 @@ from ditcnn import __version__
 from ditcnn.cli.evaluate import evaluate_command
 from ditcnn.cli.predict import predict_command
 from ditcnn.cli.train import train_command
-from ditcnn.errors import InputError, RunFailed, nearest
+from ditcnn.errors import InputError, RunFailed, nearest, reason
 from ditcnn.train import Stopped
 
 __all__ = ["main"]
@@ -37,8 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _report("interrupted.", 130)
     except OSError as error:  # a full disk, a file without permission
-        place = f"{error.filename}: " if error.filename else ""
-        return _report(f"{place}{error.strerror or error}.", 2)
+        return _report(f"{reason(error)}.", 2)
 
 
 def _run(argv: list[str]) -> None:

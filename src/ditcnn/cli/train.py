@@ -12,7 +12,7 @@ import tyro
 
 from ditcnn.cli.parsing import flag, given, parse, read_config
 from ditcnn.data import channel_statistics, open_data
-from ditcnn.errors import InputError
+from ditcnn.errors import InputError, reason
 from ditcnn.recipes import RECIPES, Recipe, make_recipe
 from ditcnn.train import Display, RunFolder, Trainer, choose_device
 from ditcnn.train.environment import record_launch
@@ -87,9 +87,8 @@ def train_command(argv: list[str]) -> None:
         try:
             result = trainer.run()
         except OSError as error:
-            place = f"{error.filename}: " if error.filename else ""
             raise InputError(
-                f"{place}{error.strerror or error}. The newest checkpoint stands; go on with --resume when there is room."
+                f"{reason(error)}. The newest checkpoint stands; go on with --resume when there is room."
             ) from None
     _print_result(result, flags, folder)
 
@@ -120,8 +119,8 @@ def _settings(argv: list[str]) -> tuple[TrainFlags, RunFolder]:
     folder = RunFolder(asked.out or _default_folder(name, model, asked.resume))
     if folder.holds_run() and not folder.config.exists():
         raise InputError(f"{folder.path} holds files of a run, but no config.yaml. Name another folder with --out.")
-    if folder.holds_run() and not asked.resume:
-        raise InputError(f"{folder.path} holds a run. Continue it with --resume, or name another folder with --out.")
+    if not asked.resume:
+        folder.refuse_run()
     if asked.resume and folder.config.exists():
         stored = _on_top(base, _read_config(folder.config), folder.config)
         wanted = _on_top(_on_top(stored, config, asked.config), argv)

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from ditcnn.errors import InputError
 
-__all__ = ["Files", "fingerprint", "open_files"]
+__all__ = ["Files", "fingerprint", "only_parent", "open_files"]
 
 MAX_DEPTH = 5  # DIR/MNIST/raw/file and DIR/name/train/class/file are the deepest layouts
 

@@ -59,8 +59,13 @@ class RunFolder:
 
     def holds_run(self) -> bool:
         """Say whether a run has written here."""
-        names = ("config.yaml", "env.json", "metrics.jsonl", "curves.png", "last.pt", "previous.pt", "config.json")
-        return self.weights.exists() or any((self.path / name).exists() for name in names)
+        files = (self.config, self.environment, self.metrics, self.curves, self.last, self.previous, self.weights)
+        return any(file.exists() for file in (*files, self.path / "config.json"))
+
+    def refuse_run(self) -> None:
+        """Raise `InputError` if the folder holds a run: none is overwritten."""
+        if self.holds_run():
+            raise InputError(f"{self.path} holds a run. Continue it with --resume, or name another folder with --out.")
 
     def create(self, settings: dict[str, Any]) -> None:
         """Write the settings into the folder.
@@ -68,8 +73,7 @@ class RunFolder:
         Raises:
             InputError: The folder holds a run.
         """
-        if self.holds_run():
-            raise InputError(f"{self.path} holds a run. Continue it with --resume, or name another folder with --out.")
+        self.refuse_run()
         write_atomically(self.config, yaml.safe_dump(settings, sort_keys=False).encode())
 
     @contextmanager
