@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from ditcnn import QuadraticForm2d
-from ditcnn.layers import QuadraticTerm2d
 
 
 def random_form(in_channels=3, out_channels=4, **kwargs):
@@ -52,7 +51,7 @@ def test_spatial_transpose_refuses_other_maps():
         random_form(spatial_transpose=True)(random_map())
 
 
-@pytest.mark.parametrize("shape", [(2, 4, 5, 7), (3, 5, 7)])
+@pytest.mark.parametrize("shape", [(2, 4, 5, 7), (4, 5, 7), (5, 7), (1, 2, 3, 5, 7)])
 def test_wrong_input_is_told(shape):
     with pytest.raises(ValueError, match=r"\[N, 3, H, W\]; got"):
         random_form()(torch.zeros(shape, dtype=torch.float64))
@@ -70,7 +69,7 @@ def test_one_sgd_step_leaves_the_weight_symmetric():
 
 
 def test_spatial_norm_has_mean_zero_and_unit_variance_over_positions():
-    term = QuadraticTerm2d(3, 4, norm="spatial", map_size=(5, 7)).double()
+    term = QuadraticForm2d(3, 4, norm="spatial", map_size=(5, 7)).double()
     y = term.norm(3 + 2 * random_map())
     torch.testing.assert_close(y.mean((2, 3)), torch.zeros(2, 3, dtype=torch.float64))
     torch.testing.assert_close(y.var((2, 3), correction=0), torch.ones(2, 3, dtype=torch.float64), rtol=1e-4, atol=0)
@@ -78,22 +77,22 @@ def test_spatial_norm_has_mean_zero_and_unit_variance_over_positions():
 
 
 def test_instance_norm_is_the_spatial_one_at_any_size():
-    spatial = QuadraticTerm2d(3, 4, norm="spatial", map_size=(5, 7)).double().norm
-    instance = QuadraticTerm2d(3, 4, norm="instance").double().norm
+    spatial = QuadraticForm2d(3, 4, norm="spatial", map_size=(5, 7)).double().norm
+    instance = QuadraticForm2d(3, 4, norm="instance").double().norm
     torch.testing.assert_close(instance(random_map()), spatial(random_map()))
     assert instance(random_map(2, 3)).shape == (2, 3, 2, 3)
 
 
 @pytest.mark.parametrize("norm", ["batch", "none"])
 def test_other_norms_take_any_size(norm):
-    assert QuadraticTerm2d(3, 4, norm=norm).double()(random_map(3, 2)).shape == (2, 4, 3, 2)
+    assert QuadraticForm2d(3, 4, norm=norm).double()(random_map(3, 2)).shape == (2, 4, 3, 2)
 
 
 def test_norm_of_a_wrong_size_or_name_is_told():
-    term = QuadraticTerm2d(3, 4, norm="spatial", map_size=(4, 4))
+    term = QuadraticForm2d(3, 4, norm="spatial", map_size=(4, 4))
     with pytest.raises(ValueError, match=r"built for maps of 4x4 and got 5x7.*quadratic_norm='instance'"):
         term(torch.zeros(2, 3, 5, 7))
     with pytest.raises(ValueError, match="map_size"):
-        QuadraticTerm2d(3, 4, norm="spatial")
+        QuadraticForm2d(3, 4, norm="spatial")
     with pytest.raises(ValueError, match="norm must be one of spatial, instance, batch, none; got 'layer'"):
-        QuadraticTerm2d(3, 4, norm="layer")
+        QuadraticForm2d(3, 4, norm="layer")

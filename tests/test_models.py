@@ -44,11 +44,11 @@ def block_by_formula(state, prefix, x, stride):
 
     h = norm(F.conv2d(x, state[f"{prefix}.conv1.weight"], stride=stride, padding=1), "bn1").relu()
     y = norm(F.conv2d(h, state[f"{prefix}.conv2.weight"], padding=1), "bn2")
-    if f"{prefix}.quadratic.form.weight" in state:
+    if f"{prefix}.quadratic.weight" in state:
         weight, bias = state[f"{prefix}.quadratic.norm.weight"], state[f"{prefix}.quadratic.norm.bias"]
         mean, var = h.mean((2, 3), keepdim=True), h.var((2, 3), correction=0, keepdim=True)
         z = (h - mean) / (var + 1e-5).sqrt() * weight + bias
-        y = (y + torch.einsum("nihw,oij,njhw->nohw", z, state[f"{prefix}.quadratic.form.weight"], z)) / 2
+        y = (y + torch.einsum("nihw,oij,njhw->nohw", z, state[f"{prefix}.quadratic.weight"], z)) / 2
     if f"{prefix}.downsample.0.weight" in state:
         x = norm(F.conv2d(x, state[f"{prefix}.downsample.0.weight"], stride=stride), "downsample.1")
     return (y + x).relu()
@@ -163,7 +163,7 @@ def test_checkpointing_changes_no_gradient():
         model = timm.create_model("dit_resnet20").double()
         model.set_grad_checkpointing(enable)
         model(torch.randn(4, 3, 32, 32, dtype=torch.float64)).square().sum().backward()
-        gradients.append(model.layer2[0].quadratic.form.weight.grad)
+        gradients.append(model.layer2[0].quadratic.weight.grad)
     assert gradients[0].abs().sum() > 0
     torch.testing.assert_close(*gradients)
 
@@ -171,7 +171,7 @@ def test_checkpointing_changes_no_gradient():
 def test_gradient_reaches_the_term_on_the_first_step():
     model = timm.create_model("dit_resnet20")
     model(torch.randn(4, 3, 32, 32)).square().sum().backward()
-    assert model.layer2[0].quadratic.form.weight.grad.abs().sum() > 0
+    assert model.layer2[0].quadratic.weight.grad.abs().sum() > 0
 
 
 def test_model_survives_copy_pickle_and_export():

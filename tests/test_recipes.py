@@ -8,9 +8,10 @@ import timm
 import torch
 
 import ditcnn
+from ditcnn import parameter_groups
 from ditcnn.errors import InputError
 from ditcnn.recipes import RECIPES, Recipe, make_recipe
-from ditcnn.train.optim import lr_factor, make_optimizer, parameter_groups, set_lr
+from ditcnn.train.optim import lr_factor, make_optimizer, set_lr
 
 
 def test_the_papers_recipe_is_the_default_for_cifar():

@@ -24,9 +24,11 @@ class Recipe:
     """
 
     model: str = "dit_resnet20"
-    """Any name of timm's registry; ditcnn's are resnet20/32/56/110 and dit_resnet20/32/56/110."""
+    """Any name of timm's registry; ditcnn's are resnet20 to 110, dit_resnet20 to 110, dit_convnext_* and with_quadratic."""
     model_kwargs: tuple[str, ...] = ()
-    """Arguments of the model as name=value, e.g. spatial_transpose=True quadratic_norm=batch."""
+    """Arguments of the model as name=value, e.g. quadratic_norm=batch, or base=resnet50 where='["layer3.*.conv2"]'."""
+    pretrained: str | None = None
+    """Weights to start from: the folder of a run, or a name of timm's registry that has weights."""
     epochs: int = 160
     """Passes over the training images. Given alone, milestones and warm-up are rescaled in proportion."""
     batch_size: int = 128
@@ -40,7 +42,7 @@ class Recipe:
     weight_decay: float = 1e-4
     """Weight decay, on every parameter."""
     term_lr_scale: float = 10.0
-    """Learning rate of the quadratic term and of the norm in front of it, as a multiple of the base rate."""
+    """Learning rate of the quadratic terms and of the norms in front of them, as a multiple of the base rate."""
     schedule: Literal["multistep", "cosine"] = "multistep"
     """multistep: the rate times gamma at each milestone. cosine: to zero at the end."""
     milestones: tuple[float, ...] = (80.0, 120.0)

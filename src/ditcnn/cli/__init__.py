@@ -4,7 +4,10 @@ import sys
 from collections.abc import Callable, Sequence
 
 from ditcnn import __version__
+from ditcnn.cli.convert import convert_command
 from ditcnn.cli.evaluate import evaluate_command
+from ditcnn.cli.export import export_command
+from ditcnn.cli.info import info_command
 from ditcnn.cli.predict import predict_command
 from ditcnn.cli.train import train_command
 from ditcnn.errors import InputError, RunFailed, nearest, reason
@@ -16,6 +19,9 @@ _COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {
     "train": (train_command, "train a network by a recipe"),
     "eval": (evaluate_command, "test a run's model on images with labels"),
     "predict": (predict_command, "classify images with a run's model"),
+    "info": (info_command, "what a model costs, against its plain twin"),
+    "convert": (convert_command, "make a model of a published or a plain network's checkpoint"),
+    "export": (export_command, "write a model as ONNX, torch.export or safetensors"),
 }
 
 

@@ -9,28 +9,32 @@ Dit-ResNet has one term, in the first block of the second stage:
 
 .. math:: \mathrm{relu}\bigl((\mathrm{bn}_2(\mathrm{conv}_2(h)) + Q(\mathrm{norm}(h)))/2 + \mathrm{shortcut}(x)\bigr),
           \qquad h = \mathrm{relu}(\mathrm{bn}_1(\mathrm{conv}_1(x)))
+
+The mean halves the convolution's part: at Q = 0 this is not the plain network. With the sum in its place it is.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import generate_default_cfgs, register_model
 from timm.models._features import feature_take_indices
 from timm.models._manipulate import checkpoint_seq
 from torch import Tensor, nn
 
-from ditcnn.layers import Norm, QuadraticTerm2d
+from ditcnn.layers import Norm, QuadraticForm2d
+from ditcnn.models.pretrained import build
 
 __all__ = ["CifarResNet", "DitResNet"]
 
+Combine = Literal["mean", "sum"]
 WIDTHS = (16, 32, 64)
 CIFAR_MEAN = (0.4914, 0.4822, 0.4465)
 CIFAR_STD = (0.2023, 0.1994, 0.2010)
 
 
 class BasicBlock(nn.Module):
-    """relu(bn2(conv2(h)) + shortcut(x)), h = relu(bn1(conv1(x))); with a term, the mean of bn2(conv2(h)) and term(h)."""
+    """relu(bn2(conv2(h)) + shortcut(x)), h = relu(bn1(conv1(x))); a term of h is averaged with bn2(conv2(h)) or added."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
         super().__init__()
@@ -39,7 +43,8 @@ class BasicBlock(nn.Module):
         self.act1 = nn.ReLU(inplace=True)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, 1, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(out_channels)
-        self.quadratic: QuadraticTerm2d | None = None
+        self.quadratic: QuadraticForm2d | None = None
+        self.combine: Combine = "mean"
         self.act2 = nn.ReLU(inplace=True)
         self.downsample: nn.Module = nn.Identity()
         if stride != 1 or in_channels != out_channels:
@@ -52,9 +57,19 @@ class BasicBlock(nn.Module):
         h = self.act1(self.bn1(self.conv1(x)))
         y = self.bn2(self.conv2(h))
         if self.quadratic is not None:
-            y = (y + self.quadratic(h)) / 2
+            y = y + self.quadratic(h)
+            if self.combine == "mean":
+                y = y / 2
         out: Tensor = self.act2(y + self.downsample(x))
         return out
+
+    @torch.no_grad()
+    def remove_quadratic(self) -> None:
+        """Become the plain block that computes what this one does with its term at zero; halving is exact."""
+        if self.quadratic is not None and self.combine == "mean":
+            self.bn2.weight.div_(2)
+            self.bn2.bias.div_(2)
+        self.quadratic = None
 
 
 class CifarResNet(nn.Module):
@@ -197,7 +212,9 @@ class DitResNet(CifarResNet):
     Args:
         depth, num_classes, in_chans, global_pool, drop_rate: As in `CifarResNet`.
         img_size: Size of the images, H = W or (H, W); only ``quadratic_norm="spatial"`` depends on it.
-        quadratic_norm: The norm before the term, see `ditcnn.layers.QuadraticTerm2d`.
+        quadratic_norm: The norm before the term, see `ditcnn.QuadraticForm2d`.
+        quadratic_combine: ``"mean"`` of term and convolution, as published, or their ``"sum"``, with which a plain network's
+            weights give the plain network's outputs to the bit.
         spatial_transpose: Replay the published term's swap of height and width.
     """
 
@@ -207,12 +224,17 @@ class DitResNet(CifarResNet):
         *args: Any,
         img_size: int | Sequence[int] = 32,
         quadratic_norm: Norm = "spatial",
+        quadratic_combine: Combine = "mean",
         spatial_transpose: bool = False,
         **kwargs: Any,
     ) -> None:
+        if quadratic_combine not in get_args(Combine):
+            raise ValueError(f"quadratic_combine must be 'mean' or 'sum'; got {quadratic_combine!r}.")
         super().__init__(depth, *args, **kwargs)
         height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
-        self.layer2[0].quadratic = QuadraticTerm2d(
+        block: Any = self.layer2[0]
+        block.combine = quadratic_combine
+        block.quadratic = QuadraticForm2d(
             WIDTHS[1],
             WIDTHS[1],
             norm=quadratic_norm,
@@ -251,55 +273,19 @@ default_cfgs = generate_default_cfgs(
 
 
 def _create(model_cls: type[CifarResNet], variant: str, pretrained: bool, **kwargs: Any) -> nn.Module:
-    model: nn.Module = build_model_with_cfg(
-        model_cls, variant, pretrained, feature_cfg=dict(out_indices=(0, 1, 2, 3), flatten_sequential=False), **kwargs
-    )
-    return model
+    features = dict(out_indices=(0, 1, 2, 3), flatten_sequential=False)
+    return build(model_cls, variant, pretrained, feature_cfg=features, **kwargs)
 
 
-@register_model
-def resnet20(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """ResNet-20 for 32x32 images."""
-    return _create(CifarResNet, "resnet20", pretrained, depth=20, **kwargs)
+def _register(variant: str, model_cls: type[CifarResNet], depth: int) -> None:
+    def entry(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+        return _create(model_cls, variant, pretrained, depth=depth, **kwargs)
+
+    entry.__name__ = entry.__qualname__ = variant
+    entry.__doc__ = f"{'Dit-ResNet' if model_cls is DitResNet else 'ResNet'}-{depth} for 32x32 images."
+    globals()[variant] = register_model(entry)
 
 
-@register_model
-def dit_resnet20(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """Dit-ResNet-20 for 32x32 images."""
-    return _create(DitResNet, "dit_resnet20", pretrained, depth=20, **kwargs)
-
-
-@register_model
-def resnet32(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """ResNet-32 for 32x32 images."""
-    return _create(CifarResNet, "resnet32", pretrained, depth=32, **kwargs)
-
-
-@register_model
-def dit_resnet32(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """Dit-ResNet-32 for 32x32 images."""
-    return _create(DitResNet, "dit_resnet32", pretrained, depth=32, **kwargs)
-
-
-@register_model
-def resnet56(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """ResNet-56 for 32x32 images."""
-    return _create(CifarResNet, "resnet56", pretrained, depth=56, **kwargs)
-
-
-@register_model
-def dit_resnet56(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """Dit-ResNet-56 for 32x32 images."""
-    return _create(DitResNet, "dit_resnet56", pretrained, depth=56, **kwargs)
-
-
-@register_model
-def resnet110(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """ResNet-110 for 32x32 images."""
-    return _create(CifarResNet, "resnet110", pretrained, depth=110, **kwargs)
-
-
-@register_model
-def dit_resnet110(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """Dit-ResNet-110 for 32x32 images."""
-    return _create(DitResNet, "dit_resnet110", pretrained, depth=110, **kwargs)
+for _depth in DEPTHS:
+    _register(f"resnet{_depth}", CifarResNet, _depth)
+    _register(f"dit_resnet{_depth}", DitResNet, _depth)

@@ -3,10 +3,12 @@
 import torch
 from torch import Tensor
 
+from ditcnn.ops.low_rank import check_low_rank_shapes, low_rank_products
 from ditcnn.ops.packed import packed_quadratic_form
+from ditcnn.ops.precision import in_working_precision, saturate
 from ditcnn.ops.reference import check_shapes, reference_quadratic_form
 
-__all__ = ["quadratic_form", "reference_quadratic_form"]
+__all__ = ["low_rank_form", "quadratic_form", "reference_quadratic_form", "saturate"]
 
 
 def quadratic_form(x: Tensor, weight: Tensor) -> Tensor:
@@ -17,8 +19,8 @@ def quadratic_form(x: Tensor, weight: Tensor) -> Tensor:
     Costs ``O * C(C+1)/2`` multiplications a position (rounded up to blocks of channels) and a few MiB of memory beyond
     the result, whatever the number of positions; the backward pass recomputes the products instead of keeping them.
 
-    Under autocast the form runs in bfloat16 where that is the autocast dtype. float16 autocast runs it in float32, as
-    ``torch.nn.functional.layer_norm`` does: products of float16 overflow once ``|x|`` passes 256.
+    Under autocast the form runs in bfloat16 where that is the autocast dtype. float16 is computed in float32: under autocast
+    the result stays in it, outside it saturates at float16's largest number.
 
     Args:
         x: Channel vectors, ``[..., C]``.
@@ -36,20 +38,30 @@ def quadratic_form(x: Tensor, weight: Tensor) -> Tensor:
     tensor([5.])
     """
     check_shapes(x, weight)
-    device = x.device.type
-    autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-    if autocast and x.dtype != torch.float64:
-        dtype = torch.bfloat16 if torch.get_autocast_dtype(device) == torch.bfloat16 else torch.float32
-        with torch.autocast(device, enabled=False):
-            return _dispatch(x.to(dtype), weight.to(dtype))
-    return _dispatch(x, weight)
+    # torch.export and ONNX shall see plain nodes, not a custom op.
+    form = reference_quadratic_form if torch.compiler.is_exporting() else packed_quadratic_form
+    return in_working_precision(form, x, weight)
 
 
-def _dispatch(x: Tensor, weight: Tensor) -> Tensor:
-    if x.dtype != weight.dtype:
-        raise ValueError(f"x and weight must have one dtype; got {x.dtype} and {weight.dtype}. Cast one, or use autocast.")
-    if torch.compiler.is_exporting():  # torch.export and ONNX shall see plain nodes, not a custom op
-        return reference_quadratic_form(x, weight)
-    if x.dtype == torch.float16:  # products overflow once |x| passes 256
-        return packed_quadratic_form(x.float(), weight.float()).half()
-    return packed_quadratic_form(x, weight)
+def low_rank_form(x: Tensor, u: Tensor, v: Tensor) -> Tensor:
+    r"""Evaluate :math:`V (U x)^2`, the quadratic form with :math:`A_o = \sum_r V_{or}\, u_r u_r^\top`, at every position.
+
+    Costs ``R * (C + O)`` multiplications a position. Precision is handled as in `quadratic_form`.
+
+    Args:
+        x: Channel vectors, ``[..., C]``.
+        u: U, ``[R, C]``.
+        v: V, ``[O, R]``.
+
+    Returns:
+        ``[..., O]``, in the dtype of ``x`` (under autocast as in `quadratic_form`).
+
+    Raises:
+        ValueError: The shapes do not fit, or the dtypes differ outside autocast.
+
+    >>> import torch
+    >>> low_rank_form(torch.tensor([1.0, 2.0]), torch.tensor([[1.0, 1.0]]), torch.tensor([[1.0], [-2.0]]))
+    tensor([  9., -18.])
+    """
+    check_low_rank_shapes(x, u, v)
+    return in_working_precision(low_rank_products, x, u, v)

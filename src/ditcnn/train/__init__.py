@@ -4,7 +4,7 @@ from ditcnn.train.build import build_model
 from ditcnn.train.device import choose_device
 from ditcnn.train.display import Display
 from ditcnn.train.evaluate import evaluate
-from ditcnn.train.export import TrainedModel, load_model
+from ditcnn.train.export import TrainedModel, load_model, save_model
 from ditcnn.train.folder import RunFolder
 from ditcnn.train.loop import Trainer
 from ditcnn.train.stop import Stopped
@@ -19,4 +19,5 @@ __all__ = [
     "choose_device",
     "evaluate",
     "load_model",
+    "save_model",
 ]

@@ -1,32 +1,76 @@
-"""A fresh model for images of a given shape."""
+"""A model for images of a given shape, fresh or from another model's weights."""
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import timm
 import torch
-from timm.models import resolve_model_input_args
+from timm.models import PretrainedCfg, resolve_model_input_args
 from torch import nn
 
-from ditcnn.errors import InputError
+from ditcnn.errors import InputError, nearest
 
 __all__ = ["build_model"]
 
 
-def build_model(name: str, image_shape: Sequence[int], num_classes: int, **model_kwargs: Any) -> nn.Module:
-    """Return a fresh model of timm's registry for images of shape (C, H, W).
+def build_model(
+    name: str, image_shape: Sequence[int], num_classes: int, pretrained: str | None = None, **model_kwargs: Any
+) -> nn.Module:
+    """Return a model of timm's registry for images of shape (C, H, W).
+
+    Args:
+        name: The model's name.
+        image_shape: (C, H, W).
+        num_classes: Outputs of the head.
+        pretrained: Weights to start from: the folder of a run, or a name of timm's registry that has weights. Those of a
+            plain network leave the quadratic terms at their start; a head for another number of classes starts afresh.
+        model_kwargs: Arguments of the model.
 
     Raises:
-        InputError: The model does not take these arguments or images.
+        InputError: The model does not take these arguments, images or weights.
     """
+    start = _weights(pretrained, name) if pretrained else {}
     try:
         arguments = resolve_model_input_args(name, {"input_size": tuple(image_shape)}, **model_kwargs)
-        model: nn.Module = timm.create_model(**arguments, num_classes=num_classes)
+        model: nn.Module = timm.create_model(**(arguments | start), num_classes=num_classes)
         model.eval()
         with torch.no_grad():
             model(torch.zeros(1, *image_shape))
         model.train()
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:
         size = "x".join(map(str, image_shape[1:]))
-        raise InputError(f"model {name} with {model_kwargs or 'its defaults'} on {size} images: {error}") from None
+        weights = f" and the weights of {pretrained}" if pretrained else ""
+        reason = " ".join(str(error).split())
+        raise InputError(f"model {name} with {model_kwargs or 'its defaults'}{weights} on {size} images: {reason}") from None
     return model
+
+
+def _weights(source: str, name: str) -> dict[str, Any]:
+    """Return what makes ``timm.create_model`` load the weights of ``source`` into the model ``name``."""
+    if Path(source).is_dir():
+        return _weights_of_folder(Path(source), name)
+    if not timm.is_model(source):
+        hint = nearest(source, timm.list_pretrained())
+        raise InputError(f"--pretrained {source}: no such folder, and no model of timm's registry.{hint}")
+    cfg = timm.get_pretrained_cfg(source)
+    if cfg is None or not cfg.has_weights:
+        raise InputError(f"--pretrained {source}: there are no weights of that name. List them: timm.list_pretrained().")
+    given = {key: getattr(cfg, key) for key in ("url", "file", "hf_hub_id", "hf_hub_filename", "num_classes", "input_size")}
+    return {"pretrained": True, "pretrained_cfg_overlay": given}
+
+
+def _weights_of_folder(folder: Path, name: str) -> dict[str, Any]:
+    try:
+        config = json.loads((folder / "config.json").read_bytes())
+        cfg = config["pretrained_cfg"] | {"num_classes": config["num_classes"], "source": "local-dir", "file": str(folder)}
+        if config["architecture"].split(".")[0] == name:
+            known = PretrainedCfg.__dataclass_fields__
+            return {"pretrained": True, "pretrained_cfg": {key: value for key, value in cfg.items() if key in known}}
+    except FileNotFoundError:
+        raise InputError(f"--pretrained {folder}: it holds no trained model (config.json and model.safetensors).") from None
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise InputError(f"--pretrained {folder}: its config.json is damaged: {error}") from None
+    given = {key: cfg[key] for key in ("source", "file", "num_classes", "input_size")}
+    return {"pretrained": True, "pretrained_cfg_overlay": given}

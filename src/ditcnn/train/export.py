@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -18,7 +19,7 @@ from ditcnn.errors import InputError
 from ditcnn.train.folder import RunFolder
 from ditcnn.train.storage import write_atomically
 
-__all__ = ["TrainedModel", "export_model", "load_model"]
+__all__ = ["TrainedModel", "export_model", "load_model", "save_model"]
 
 
 def export_model(
@@ -30,25 +31,38 @@ def export_model(
     mean: Sequence[float],
     std: Sequence[float],
 ) -> None:
+    """Write the chosen model of a run, as `save_model` does.
+
+    Raises:
+        OSError: The disk is full or read-only.
+    """
+    data = {"input_size": tuple(image_shape), "mean": tuple(mean), "std": tuple(std), "crop_pct": 1.0}
+    save_model(model, folder.path, classes=classes, data_config=data)
+
+
+def save_model(
+    model: nn.Module, folder: Path, *, classes: Sequence[str] = (), data_config: dict[str, Any] | None = None
+) -> None:
     """Write ``config.json`` and ``model.safetensors`` for ``timm.create_model("local-dir:DIR", pretrained=True)``.
+
+    Args:
+        model: A model that ``timm.create_model`` made.
+        folder: DIR; it exists.
+        classes: Names of the classes, where they are known.
+        data_config: Size and normalisation of the images, as timm has them; default: those of the model's name.
 
     Raises:
         OSError: The disk is full or read-only.
     """
     plain = copy.deepcopy(model).cpu().to(memory_format=torch.contiguous_format)
-    with tempfile.TemporaryDirectory(prefix=".export-", dir=folder.path) as temporary:
+    with tempfile.TemporaryDirectory(prefix=".export-", dir=folder) as temporary:
         try:
-            save_for_hf(
-                plain,
-                temporary,
-                model_config={"label_names": list(classes)},
-                data_config={"input_size": tuple(image_shape), "mean": tuple(mean), "std": tuple(std), "crop_pct": 1.0},
-                safe_serialization=True,
-            )
+            config = {"label_names": list(classes)} if classes else {}
+            save_for_hf(plain, temporary, model_config=config, data_config=data_config, safe_serialization=True)
         except SafetensorError as error:  # what safetensors makes of a full disk
             raise OSError(str(error)) from None
         for name in ("model.safetensors", "config.json"):
-            write_atomically(folder.path / name, Path(temporary, name).read_bytes())
+            write_atomically(folder / name, Path(temporary, name).read_bytes())
 
 
 @dataclass(frozen=True)
@@ -80,7 +94,7 @@ def load_model(path: Path) -> TrainedModel:
         config = json.loads(config_file.read_bytes())
         model = timm.create_model(f"local-dir:{path}", pretrained=True)
         cfg = config["pretrained_cfg"]
-        classes = tuple(config["label_names"])
+        classes = tuple(config.get("label_names") or map(str, range(config["num_classes"])))  # converted ones have no names
         return TrainedModel(model.eval(), classes, tuple(cfg["input_size"]), tuple(cfg["mean"]), tuple(cfg["std"]))
     except (SafetensorError, LookupError, TypeError, ValueError, AttributeError, AssertionError, RuntimeError) as error:
         raise InputError(f"{path} holds a damaged model: {error}") from None

@@ -94,7 +94,14 @@ class Trainer:
         torch.backends.cudnn.deterministic = True
         torch.manual_seed(recipe.seed)
         layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
-        self.model = build_model(recipe.model, data.image_shape, len(data.classes), **recipe.model_arguments())
+        begun = folder.last.exists() or folder.previous.exists()  # its checkpoint has the weights
+        self.model = build_model(
+            recipe.model,
+            data.image_shape,
+            len(data.classes),
+            pretrained=None if begun else recipe.pretrained,
+            **recipe.model_arguments(),
+        )
         _check_smallest_batch(self.model, data.image_shape, len(self.train), recipe.batch_size)
         self.model.to(device).to(memory_format=layout)
         self.optimizer = make_optimizer(self.model, recipe)

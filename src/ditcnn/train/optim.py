@@ -6,31 +6,16 @@ import torch
 from timm.optim import create_optimizer_v2
 from torch import nn
 
-from ditcnn.layers import QuadraticForm2d, QuadraticTerm2d
+from ditcnn.groups import parameter_groups
 from ditcnn.recipes import Recipe
 
-__all__ = ["lr_factor", "make_optimizer", "parameter_groups", "set_lr"]
-
-
-def parameter_groups(model: nn.Module, term_lr_scale: float) -> list[dict[str, object]]:
-    """Return two groups: quadratic terms with the norms in front of them, and the rest.
-
-    ``lr_scale`` is the group's multiple of the base rate. Membership comes from module types, not from names.
-    """
-    terms = [m for m in model.modules() if isinstance(m, QuadraticTerm2d | QuadraticForm2d)]
-    of_terms = {id(p) for term in terms for p in term.parameters()}
-    rest = [p for p in model.parameters() if id(p) not in of_terms]
-    groups: list[dict[str, object]] = [{"params": rest, "lr_scale": 1.0}]
-    if of_terms:
-        inside = [p for p in model.parameters() if id(p) in of_terms]
-        groups.append({"params": inside, "lr_scale": term_lr_scale})
-    return groups
+__all__ = ["lr_factor", "make_optimizer", "set_lr"]
 
 
 def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """Return timm's optimiser ``recipe.opt`` over `parameter_groups`."""
+    """Return timm's optimiser ``recipe.opt`` over `ditcnn.parameter_groups`."""
     optimizer: torch.optim.Optimizer = create_optimizer_v2(
-        parameter_groups(model, recipe.term_lr_scale),
+        parameter_groups(model, recipe.lr, term_lr_scale=recipe.term_lr_scale),
         opt=recipe.opt,
         lr=recipe.lr,
         weight_decay=recipe.weight_decay,

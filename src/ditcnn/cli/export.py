@@ -1,0 +1,72 @@
+"""``ditcnn export``."""
+
+import importlib.util
+import os
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+import tyro
+from safetensors.torch import save_file
+from torch import nn
+
+from ditcnn.cli.models import load_weights
+from ditcnn.cli.parsing import parse
+from ditcnn.errors import InputError
+
+__all__ = ["export_command"]
+
+
+@dataclass(frozen=True)
+class ExportFlags:
+    """Write a model for other programs: ONNX, torch.export, or its weights alone. The batch size stays free."""
+
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_OR_MODEL")]
+    """Folder of a run or of a converted model, or a name of timm's registry; a name without a tag has fresh weights."""
+    format: Literal["onnx", "torch-export", "safetensors"]
+    """onnx; torch-export, read by torch.export.load; or safetensors, the state dict."""
+    out: Path
+    """The file."""
+    model_kwargs: tuple[str, ...] = ()
+    """Arguments of a model named by registry name, as name=value."""
+    force: bool = False
+    """Overwrite the file if it is there."""
+
+
+def export_command(argv: list[str]) -> None:
+    """Write the file and say what is in it."""
+    flags = parse(ExportFlags, argv, "ditcnn export")
+    if flags.out.exists() and not flags.force:
+        raise InputError(f"{flags.out} is there already; name another --out, or overwrite it with --force.")
+    if not flags.out.parent.is_dir():
+        raise InputError(f"{flags.out.parent}: no such folder.")
+    if flags.format == "onnx":
+        missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
+        if missing:
+            raise InputError(f"--format onnx needs {' and '.join(missing)}: pip install 'ditcnn[export]'.")
+    model, shape, trained = load_weights(flags.model, flags.model_kwargs)
+    if not trained:
+        print(f"ditcnn: {flags.model} has no trained weights; writing fresh ones.", file=sys.stderr)
+    with tempfile.TemporaryDirectory(prefix=".export-", dir=flags.out.parent) as temporary:
+        file = Path(temporary, flags.out.name)
+        _write(model, shape, flags.format, file)
+        os.replace(file, flags.out)
+    print(f"{flags.out}: {flags.model} as {flags.format}, images [N, {', '.join(map(str, shape))}]")
+
+
+def _write(model: nn.Module, shape: tuple[int, int, int], form: str, file: Path) -> None:
+    if form == "safetensors":
+        save_file({key: value.contiguous() for key, value in model.state_dict().items()}, file)
+        return
+    images = torch.zeros(2, *shape)
+    batch = torch.export.Dim("batch", min=1)
+    exported = torch.export.export(model, (images,), dynamic_shapes=({0: batch},))
+    if form == "torch-export":
+        torch.export.save(exported, file)
+        return
+    program = torch.onnx.export(exported, input_names=["images"], output_names=["logits"], verbose=False)
+    assert program is not None
+    program.save(file, external_data=False)

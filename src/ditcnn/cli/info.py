@@ -1,0 +1,80 @@
+"""``ditcnn info``."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from ditcnn.cli.models import fresh_model, input_shape
+from ditcnn.cli.parsing import parse
+from ditcnn.cost import Cost, cost_of, terms_and_twin
+from ditcnn.errors import InputError
+
+__all__ = ["info_command"]
+
+
+@dataclass(frozen=True)
+class InfoFlags:
+    """Print what a model costs, against its plain twin: computed from its shapes, in float32."""
+
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
+    """A name of timm's registry, or the folder of a run."""
+    image_size: int | None = None
+    """Height and width of the images. Default: the model's own."""
+    batch_size: int = 64
+    """Images in a training step."""
+    model_kwargs: tuple[str, ...] = ()
+    """Arguments of the model as name=value."""
+    json: bool = False
+    """Print JSON."""
+
+
+def info_command(argv: list[str]) -> None:
+    """Print the costs."""
+    flags = parse(InfoFlags, argv, "ditcnn info")
+    for name in ("image_size", "batch_size"):
+        if getattr(flags, name) is not None and getattr(flags, name) < 1:
+            raise InputError(f"--{name.replace('_', '-')} must be above 0; got {getattr(flags, name)}.")
+    shape = input_shape(flags.model, flags.image_size)
+    with torch.device("meta"):
+        model = fresh_model(flags.model, flags.model_kwargs, shape)
+    terms, twin = terms_and_twin(model)
+    cost, plain = cost_of(model, shape, flags.batch_size), cost_of(twin, shape, flags.batch_size)
+    if flags.json:
+        values = {"model": flags.model, "image_shape": shape, "terms": terms}
+        print(json.dumps(values | dataclasses.asdict(cost) | {"plain_twin": dataclasses.asdict(plain)}))
+    else:
+        _print(flags, shape, terms, cost, plain)
+
+
+def _print(flags: InfoFlags, shape: tuple[int, int, int], terms: int, cost: Cost, plain: Cost) -> None:
+    size = "x".join(map(str, shape))
+    print(f"{flags.model}: images {size}, {terms or 'no'} quadratic term{'' if terms == 1 else 's'}")
+    table = Table("", "model", "plain twin", "the terms' share", box=None, pad_edge=False)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for label, name, unit in (
+        ("parameters", "parameters", ""),
+        ("MACs an image, as the paper counts", "macs", "G"),
+        ("MACs an image, symmetry used", "macs_executed", "G"),
+        ("weights", "weights_mib", "MiB"),
+        ("gradients", "gradients_mib", "MiB"),
+        ("optimiser state of AdamW", "optimizer_mib", "MiB"),
+        (f"activations kept, batch of {cost.batch_size}", "activations_mib", "MiB"),
+        ("all that a training step holds", "step_mib", "MiB"),
+    ):
+        whole, twin = getattr(cost, name), getattr(plain, name)
+        share = 100 * (whole - twin) / whole if whole else 0.0
+        table.add_row(label, _amount(whole, unit), _amount(twin, unit), f"{share:.1f}%")
+    Console(width=110, markup=False, highlight=False).print(table)
+
+
+def _amount(value: float, unit: str) -> str:
+    if unit == "G":
+        return f"{value / 1e9:.3f} G"
+    return f"{value:,.1f} {unit}" if unit else f"{value:,}"

@@ -1,0 +1,126 @@
+"""What a model costs: parameters, multiplications, memory of a training step, and the terms' part in each."""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from ditcnn.convert import remove_quadratic
+from ditcnn.layers import QuadraticForm
+
+__all__ = ["Cost", "cost_of", "terms_and_twin"]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Costs of a model in float32, computed from its shapes.
+
+    Attributes:
+        parameters: Trained numbers.
+        macs: Multiplications with an addition, a forward pass of one image; convolutions, matrix products and attention. A
+            quadratic term counts O C^2 a position, as the paper counts.
+        macs_executed: The same with A's symmetry used, as ditcnn computes: O C(C+1)/2 a position.
+        weights_mib, gradients_mib: Parameters and their gradients.
+        optimizer_mib: The two averages that AdamW keeps; SGD with momentum keeps half of it.
+        activations_mib: What autograd keeps of a batch for the backward pass.
+        batch_size: Images in that batch.
+    """
+
+    parameters: int
+    macs: int
+    macs_executed: int
+    weights_mib: float
+    gradients_mib: float
+    optimizer_mib: float
+    activations_mib: float
+    batch_size: int
+
+    @property
+    def step_mib(self) -> float:
+        """Memory that a training step holds at the end of its forward pass, without the libraries' own buffers."""
+        return self.weights_mib + self.gradients_mib + self.optimizer_mib + self.activations_mib
+
+
+def cost_of(model: nn.Module, image_shape: tuple[int, int, int], batch_size: int) -> Cost:
+    """Return the costs of a model for images of shape (C, H, W).
+
+    Nothing is computed on numbers: a model on the ``meta`` device will do and is the fastest.
+
+    Args:
+        model: Any model of images.
+        image_shape: (C, H, W).
+        batch_size: Images in a training step.
+    """
+    parameters = sum(p.numel() for p in model.parameters())
+    whole, executed = _macs(model, image_shape)
+    mib = 4 * parameters / 2**20
+    return Cost(
+        parameters, whole, executed, mib, mib, 2 * mib, _activation_bytes(model, image_shape, batch_size) / 2**20, batch_size
+    )
+
+
+def terms_and_twin(model: nn.Module) -> tuple[int, nn.Module]:
+    """Return how many terms a model has, and its plain twin; the model stays as it is."""
+    terms = sum(isinstance(module, QuadraticForm) for module in model.modules())
+    return terms, remove_quadratic(copy.deepcopy(model))
+
+
+@torch.no_grad()
+def _macs(model: nn.Module, image_shape: tuple[int, int, int]) -> tuple[int, int]:
+    """Return the MACs of one image, with the terms as the paper counts them, and as they are executed."""
+    whole = executed = low_rank = 0
+
+    def count(form: nn.Module, inputs: Any, output: Tensor) -> None:
+        nonlocal whole, executed, low_rank
+        assert isinstance(form, QuadraticForm)
+        channels, outputs = form.in_features, form.out_features
+        positions = output.numel() // outputs
+        if form.rank is None:
+            whole += positions * outputs * channels**2
+            executed += positions * outputs * channels * (channels + 1) // 2
+        else:
+            low_rank += positions * form.rank * (channels + outputs)
+
+    hooks = [m.register_forward_hook(count) for m in model.modules() if isinstance(m, QuadraticForm)]
+    try:
+        with _mode(model, training=False), FlopCounterMode(display=False) as counter:
+            model(_images(model, 1, image_shape))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    rest = counter.get_total_flops() // 2  # the whole form is one node that the counter does not know
+    return rest + whole, rest + executed
+
+
+def _activation_bytes(model: nn.Module, image_shape: tuple[int, int, int], batch_size: int) -> int:
+    """Return the bytes of all distinct storages that autograd saves, parameters and buffers left out."""
+    own = {t.untyped_storage()._cdata for t in (*model.parameters(), *model.buffers())}
+    saved: dict[int, Tensor] = {}  # holds the tensors: a freed storage's address may come again
+
+    def pack(tensor: Tensor) -> Tensor:
+        saved.setdefault(tensor.untyped_storage()._cdata, tensor)
+        return tensor
+
+    with _mode(model, training=True), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        model(_images(model, batch_size, image_shape))
+    return sum(t.untyped_storage().nbytes() for key, t in saved.items() if key not in own)
+
+
+def _images(model: nn.Module, batch_size: int, image_shape: tuple[int, int, int]) -> Tensor:
+    return torch.zeros(batch_size, *image_shape, device=next(model.parameters()).device)
+
+
+@contextmanager
+def _mode(model: nn.Module, training: bool) -> Iterator[None]:
+    modes = {module: module.training for module in model.modules()}
+    model.train(training)
+    try:
+        yield
+    finally:
+        for module, before in modes.items():
+            module.training = before

@@ -1,0 +1,41 @@
+"""In which arithmetic a form is computed."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+__all__ = ["in_working_precision", "saturate"]
+
+
+def in_working_precision(form: Callable[..., Tensor], x: Tensor, *parameters: Tensor) -> Tensor:
+    """Return ``form(x, *parameters)``, computed so that no product of half-precision inputs overflows.
+
+    Under autocast the form runs in bfloat16 where that is the autocast dtype, else in float32, as
+    ``torch.nn.functional.layer_norm`` does: products of float16 overflow once ``|x|`` passes 256. float16 inputs outside
+    autocast are computed in float32, and the result saturates at float16's largest number.
+
+    Raises:
+        ValueError: The dtypes differ outside autocast.
+    """
+    device = x.device.type
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device) and x.dtype != torch.float64:
+        dtype = torch.bfloat16 if torch.get_autocast_dtype(device) == torch.bfloat16 else torch.float32
+        with torch.autocast(device, enabled=False):
+            return form(x.to(dtype), *(p.to(dtype) for p in parameters))
+    for p in parameters:
+        if p.dtype != x.dtype:
+            raise ValueError(f"x and weight must have one dtype; got {x.dtype} and {p.dtype}. Cast one, or use autocast.")
+    if x.dtype == torch.float16:
+        return saturate(form(x.float(), *(p.float() for p in parameters)), torch.float16)
+    return form(x, *parameters)
+
+
+def saturate(y: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return ``y`` in ``dtype``; what is too large for float16 becomes its largest number, not an infinity."""
+    if y.dtype == dtype:
+        return y
+    if dtype == torch.float16:
+        limit = torch.finfo(dtype).max
+        y = y.clamp(-limit, limit)
+    return y.to(dtype)
