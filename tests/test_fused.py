@@ -1,8 +1,10 @@
 """Laws of the fused form: in Triton's interpreter on a CPU, or on the GPU where there is one."""
 
 import importlib.util
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,11 +15,13 @@ from ditcnn.ops.fused import fused_backward, fused_forward
 if importlib.util.find_spec("triton") is None:
     pytest.skip("triton is not installed", allow_module_level=True)
 
+BENCHMARK = Path(__file__).parent.parent / "benchmarks" / "fused_compile.py"
+PTXAS = Path(importlib.util.find_spec("triton").origin).parent / "backends" / "nvidia" / "bin" / "ptxas"
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # One of everything; less than a block of channels and outputs; more than one; whole blocks; no position, no output.
 SIZES = [(1, 1, 1), (33, 5, 3), (40, 17, 9), (70, 32, 16), (65, 3, 33), (0, 4, 3), (5, 4, 0)]
-# Relative to the largest value. float32 is exact but for rounding; a GPU cuts products of float16 to TF32 and rounds those of
-# bfloat16 to its 8 bits; the interpreter cuts the result off where a GPU rounds.
+# Relative to the largest value. float32 is exact but for rounding; a GPU cuts products of float16 to TF32 and rounds those
+# of bfloat16 to its 8 bits; the interpreter cuts the result off where a GPU rounds.
 TOLERANCE = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 2e-2}
 
 
@@ -97,6 +101,13 @@ def test_the_same_input_gives_the_same_bits():
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
+@pytest.mark.parametrize("programs", [5, 25])  # one split; five, of which the last has no positions
+def test_weight_gradient_is_the_same_sum_over_any_number_of_splits(programs, monkeypatch):
+    monkeypatch.setattr("ditcnn.ops.fused.PROGRAMS", programs)
+    x, weight, grad = draw(200, 17, 2)
+    assert_near(fused_backward(grad, x, weight)[1], by_hand(x, weight, grad)[2], TOLERANCE[torch.float32])
+
+
 def test_nothing_depends_on_memory_that_was_not_written():
     x, weight, grad = draw(70, 33, 3)
     torch.use_deterministic_algorithms(True, warn_only=True)  # fills empty memory with NaN
@@ -145,10 +156,10 @@ def test_unknown_precision_is_refused_with_the_choices():
         fused_forward(x, weight, input_precision="exact")
 
 
-def run_python(code, monkeypatch):
-    """Run code in a process of its own, where kernels are made for a GPU."""
+def run_python(*words, monkeypatch):
+    """Run Python in a process of its own, where kernels are made for a GPU."""
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, *map(str, words)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
@@ -168,4 +179,14 @@ sys.modules["triton"] = None
 message = refusal()
 assert "needs Triton" in message and "packed form" in message, message
 """
-    run_python(code, monkeypatch)
+    run_python("-c", code, monkeypatch=monkeypatch)
+
+
+@pytest.mark.skipif(not (PTXAS.exists() and BENCHMARK.exists()), reason="Triton brings no ptxas here, or no benchmarks")
+def test_kernels_compile_for_a_gpu_that_is_not_there_and_use_its_matrix_units(monkeypatch, tmp_path):
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
+    record = tmp_path / "record.jsonl"
+    run_python(BENCHMARK, "--sizes", 32, "--archs", 80, "--dtypes", "bf16", "--output", record, monkeypatch=monkeypatch)
+    kernels = [json.loads(line) for line in record.read_text().splitlines()]
+    assert [k["kernel"] for k in kernels] == ["form", "grad_x", "grad_weight"]
+    assert all(k["matrix_instructions"] > 0 and k["spilled_bytes"] == 0 for k in kernels)
