@@ -1,4 +1,7 @@
-r"""The form for CUDA in Triton: products are made in registers and never reach memory. Opt-in, and *unmeasured*.
+r"""The form for CUDA in Triton: products are made in registers and never reach global memory. Opt-in, and *unmeasured*.
+
+On the matrix units (all but exact float32) they are made where a matrix instruction reads them; exact float32, which those
+do not have, passes them through shared memory to ordinary multiplications.
 
 It is checked in Triton's interpreter and compiled ahead of time (``benchmarks/fused_compile.jsonl``: registers, spills,
 shared memory); until it has run on a GPU nothing is known of its speed, nor of its bits there.
@@ -64,9 +67,9 @@ BFLOAT16 = Plan(torch.bfloat16, "ieee", Tiles(64, 128, rows=4), Tiles(64, 64, ro
 
 
 def fused_forward(x: Tensor, weight: Tensor, *, input_precision: Precision = "ieee") -> Tensor:
-    r"""Evaluate :math:`y_{to} = \sum_{ij} A_{oij} x_{ti} x_{tj}` in one kernel.
+    r"""Evaluate :math:`y_{to} = \sum_{ij} A_{oij} x_{ti} x_{tj}` without the products in memory.
 
-    Costs ``O * C(C+16)/2`` multiplications a position, and ``O * C * C`` numbers of memory beyond the result.
+    Costs ``O * C(C+16)/2`` multiplications a position, and a few times ``O * C * C`` numbers of memory beyond the result.
 
     Args:
         x: Channel vectors, ``[T, C]``, float32, bfloat16 or float16.
