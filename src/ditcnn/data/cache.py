@@ -10,6 +10,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from ditcnn.cache import cache_folder
 from ditcnn.data.images import ImageData, ImageSet
 
 __all__ = ["cached"]
@@ -20,10 +21,10 @@ _FORMAT = "1"
 def cached(key: str, read: Callable[[], ImageData]) -> ImageData:
     """Return the data kept under ``key``, or ``read()`` it and keep it.
 
-    The files lie in ``$DITCNN_CACHE``, or ``ditcnn`` below ``$XDG_CACHE_HOME`` or ``~/.cache``, and may be deleted at any
-    time. A damaged file is read anew; where nothing can be written, nothing is kept, with a warning.
+    The files lie in `ditcnn.cache.cache_folder` and may be deleted at any time. A damaged file is read anew; where nothing
+    can be written, nothing is kept, with a warning.
     """
-    path = _cache_dir() / f"images-{_FORMAT}-{key}.safetensors"
+    path = cache_folder() / f"images-{_FORMAT}-{key}.safetensors"
     try:
         return _load(path)
     except (OSError, SafetensorError, KeyError, ValueError):
@@ -33,12 +34,6 @@ def cached(key: str, read: Callable[[], ImageData]) -> ImageData:
     except (OSError, SafetensorError) as error:
         warnings.warn(f"decoded images are not kept: {error}", stacklevel=2)
     return data
-
-
-def _cache_dir() -> Path:
-    if place := os.environ.get("DITCNN_CACHE"):
-        return Path(place)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ditcnn"
 
 
 def _load(path: Path) -> ImageData:

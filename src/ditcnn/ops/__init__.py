@@ -1,46 +1,73 @@
 """The quadratic form x'Ax at every position, and nothing else."""
 
+import functools
+
 import torch
 from torch import Tensor
 
+from ditcnn.ops.custom_op import BACKENDS, Backend, custom_quadratic_form
 from ditcnn.ops.low_rank import check_low_rank_shapes, low_rank_products
-from ditcnn.ops.packed import packed_quadratic_form
 from ditcnn.ops.precision import in_working_precision, saturate
 from ditcnn.ops.reference import check_shapes, reference_quadratic_form
 
-__all__ = ["low_rank_form", "quadratic_form", "reference_quadratic_form", "saturate"]
+__all__ = ["BACKENDS", "Backend", "low_rank_form", "quadratic_form", "reference_quadratic_form", "saturate"]
 
 
-def quadratic_form(x: Tensor, weight: Tensor) -> Tensor:
+# Where the plain form is the fastest (benchmarks/op.jsonl): few products, done before the op's own overhead is; or few
+# positions, for which packing A costs more than it saves.
+SMALL = 1 << 16  # products
+FEW = 128  # positions
+
+
+def quadratic_form(x: Tensor, weight: Tensor, *, backend: Backend = "auto") -> Tensor:
     r"""Evaluate :math:`y_o = x^\top A_o x` at every position.
 
     Only the symmetric part of each :math:`A_o` affects the result. Source: Liu et al., NeurIPS 2024, section 4.
 
-    Costs ``O * C(C+1)/2`` multiplications a position (rounded up to blocks of channels) and a few MiB of memory beyond
-    the result, whatever the number of positions; the backward pass recomputes the products instead of keeping them.
+    Costs ``O * C(C+1)/2`` multiplications a position and a few MiB of memory beyond the result, whatever the number of
+    positions; the backward pass recomputes the products instead of keeping them. Up to 127 positions, where that is faster,
+    the plain form is taken, with up to 32 MiB of products. The same input gives the same bits. Second derivatives are
+    supported.
 
     Under autocast the form runs in bfloat16 where that is the autocast dtype. float16 is computed in float32: under autocast
-    the result stays in it, outside it saturates at float16's largest number.
+    the result stays in it, outside it saturates at float16's largest number. Sums are float32, or float64 for float64.
 
     Args:
         x: Channel vectors, ``[..., C]``.
         weight: Matrices A, ``[O, C, C]``, as in ``nn.Bilinear``.
+        backend: ``"auto"``: compiled code on a CPU, the packed form elsewhere. By name: ``"native"``, compiled code for
+            float32 and bfloat16 on a CPU (Linux with a C compiler); ``"packed"``, tiles of products and matrix
+            multiplications, any device; ``"fused"``, a Triton kernel for CUDA, unmeasured as yet; ``"reference"``, the
+            published way. One asked for by name never gives way to another.
 
     Returns:
         ``[..., O]``, in the dtype of ``x`` (under autocast as above); units are those of ``x`` squared times those of
         ``weight``.
 
     Raises:
-        ValueError: ``weight`` is not ``[O, C, C]`` for this ``C``, or the dtypes differ outside autocast.
+        ValueError: ``weight`` is not ``[O, C, C]`` for this ``C``, the dtypes differ outside autocast, or the backend is
+            unknown or not for these tensors.
+        RuntimeError: The backend cannot be had here.
 
     >>> import torch
     >>> quadratic_form(torch.tensor([1.0, 2.0]), torch.eye(2)[None])
     tensor([5.])
     """
     check_shapes(x, weight)
-    # torch.export and ONNX shall see plain nodes, not a custom op.
-    form = reference_quadratic_form if torch.compiler.is_exporting() else packed_quadratic_form
-    return in_working_precision(form, x, weight)
+    if backend not in BACKENDS:
+        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}; got {backend!r}.")
+    if backend == "reference" or (backend == "auto" and _plain_is_better(x)):
+        return in_working_precision(reference_quadratic_form, x, weight)
+    return in_working_precision(functools.partial(custom_quadratic_form, backend=backend), x, weight)
+
+
+def _plain_is_better(x: Tensor) -> bool:
+    if torch.compiler.is_exporting():  # torch.export and ONNX shall see plain nodes, not a custom op
+        return True
+    if torch.compiler.is_compiling():  # sizes may be symbols there, and one node is wanted
+        return False
+    products = x.numel() * x.shape[-1]
+    return products <= SMALL or (products <= FEW * SMALL and products < FEW * x.shape[-1] ** 2)
 
 
 def low_rank_form(x: Tensor, u: Tensor, v: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-r"""Exact and light: symmetric, tiled, with an explicit backward that recomputes the products.
+r"""Exact and light, for any device and dtype: symmetric, tiled, with a backward that recomputes the products.
 
 With S = (A + A')/2 the form is :math:`\sum_i S_{ii} x_i^2 + 2 \sum_{i<j} S_{ij} x_i x_j`. Channels are cut into blocks;
 block b, of the channels from s to e, contributes the products of its channels with all channels from s on. So about half of
@@ -15,15 +15,8 @@ BLOCK = 16  # channels; the waste on the diagonal is BLOCK/C of the work, the ov
 TILE_BYTES = 4 << 20  # packed products of one tile: they stay in the last-level cache
 
 
-def packed_quadratic_form(x: Tensor, weight: Tensor) -> Tensor:
-    """Evaluate x'Ax as `ditcnn.quadratic_form` does; shapes and dtypes are already checked."""
-    positions = x.reshape(-1, x.shape[-1])
-    y: Tensor = _form(positions, weight)
-    return y.reshape(*x.shape[:-1], weight.shape[0])
-
-
-@torch.library.custom_op("ditcnn::packed_quadratic_form", mutates_args=())
-def _form(x: Tensor, weight: Tensor) -> Tensor:
+def packed_forward(x: Tensor, weight: Tensor) -> Tensor:
+    """Evaluate x'Ax: x ``[T, C]``, A ``[O, C, C]`` of one dtype -> ``[T, O]``."""
     columns = _pack(weight)
     y = x.new_empty(len(x), len(weight))
     for start, tile in _tiles(x, columns.shape[1]):
@@ -31,13 +24,8 @@ def _form(x: Tensor, weight: Tensor) -> Tensor:
     return y
 
 
-@_form.register_fake
-def _(x: Tensor, weight: Tensor) -> Tensor:
-    return x.new_empty(x.shape[0], weight.shape[0])
-
-
-@torch.library.custom_op("ditcnn::packed_quadratic_form_backward", mutates_args=())
-def _form_backward(grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+def packed_backward(grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the gradients of x, ``[T, C]``, and of A, ``[O, C, C]``; the latter in float32 for half precision."""
     channels = x.shape[1]
     columns = _pack(weight)
     grad_x = torch.empty_like(x, memory_format=torch.contiguous_format)
@@ -52,32 +40,7 @@ def _form_backward(grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Ten
             grad_tile[:, s:e] += torch.bmm(gp, tile[:, s:, None]).squeeze(2)
             grad_tile[:, s:] += torch.bmm(tile[:, None, s:e], gp).squeeze(1)
         grad_x[start : start + len(tile)] = grad_tile
-    return grad_x, _unpack(grad_columns, channels).to(weight.dtype)
-
-
-@_form_backward.register_fake
-def _(grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    return x.new_empty(x.shape), weight.new_empty(weight.shape)
-
-
-def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
-    ctx.save_for_backward(*inputs)
-
-
-def _backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[no-untyped-def]
-    x, weight = ctx.saved_tensors
-    grad_x, grad_weight = _form_backward(grad, x, weight)
-    return grad_x, grad_weight
-
-
-def _backward_twice(ctx, *grads: Tensor) -> None:  # type: ignore[no-untyped-def]
-    raise NotImplementedError(
-        "quadratic_form has no second derivative in its packed form; use ditcnn.ops.reference_quadratic_form for that."
-    )
-
-
-_form.register_autograd(_backward, setup_context=_setup_context)
-_form_backward.register_autograd(_backward_twice)
+    return grad_x, _unpack(grad_columns, channels)
 
 
 def _blocks(channels: int) -> Iterator[tuple[int, int]]:

@@ -1,0 +1,86 @@
+"""Compile ``kernel.c`` once for this machine, and load it."""
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+import warnings
+from pathlib import Path
+
+from ditcnn.cache import cache_folder
+
+__all__ = ["load_library"]
+
+SOURCE = Path(__file__).with_name("kernel.c")
+# For this very processor; contraction makes a multiplication and an addition one instruction.
+FLAGS = ("-O3", "-std=c11", "-ffp-contract=fast", "-fopenmp", "-fPIC", "-shared")
+TUNE = ("-mcpu=native",) if platform.machine() in ("aarch64", "arm64", "ppc64le") else ("-march=native",)
+
+
+@functools.cache
+def load_library() -> ctypes.CDLL | None:
+    """Return the compiled code, or None where it cannot be had; said once, as a warning.
+
+    Only for Linux: OpenMP must be the one that torch has loaded, which the loader sees to there. ``DITCNN_NATIVE=0`` in the
+    environment turns it off.
+    """
+    if os.environ.get("DITCNN_NATIVE") == "0" or platform.system() != "Linux":
+        return None
+    compiler = _compiler()
+    if compiler is None:
+        warnings.warn("no C compiler found (cc, gcc or clang): quadratic_form takes its slower form.", stacklevel=2)
+        return None
+    try:
+        library = ctypes.CDLL(str(_compiled(compiler)))
+    except (OSError, subprocess.SubprocessError) as error:
+        detail = getattr(error, "stderr", None) or str(error)
+        warnings.warn(f"kernel.c could not be compiled; quadratic_form takes its slower form: {detail}", stacklevel=2)
+        return None
+    library.ditcnn_packed_size.restype = ctypes.c_int64
+    return library
+
+
+def _compiler() -> str | None:
+    named = os.environ.get("CC")
+    return next((path for name in (named, "cc", "gcc", "clang") if name and (path := shutil.which(name))), None)
+
+
+def _compiled(compiler: str) -> Path:
+    """Return the library in the cache folder, compiled if it is not there: one for each source, compiler and processor."""
+    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
+    key = hashlib.sha256("\0".join([SOURCE.read_text(), version, *FLAGS, *TUNE, _processor()]).encode()).hexdigest()
+    path = cache_folder() / f"native-{key[:24]}.so"
+    if not path.exists():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            return _compile(compiler, path)
+        except PermissionError:  # a read-only home
+            return _compile(compiler, Path(tempfile.mkdtemp(prefix="ditcnn-")) / path.name)
+    return path
+
+
+def _compile(compiler: str, path: Path) -> Path:
+    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".so")
+    os.close(handle)
+    try:
+        command = [compiler, *FLAGS, *TUNE, str(SOURCE), "-o", temporary]
+        subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    return path
+
+
+def _processor() -> str:
+    """Return what a processor can do, as far as the kernel tells: code for one may not run on another."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    kept = {line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))}
+    return "\n".join([platform.machine(), *sorted(kept)])
