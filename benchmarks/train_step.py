@@ -10,8 +10,6 @@ import dataclasses
 import datetime
 import itertools
 import json
-import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +20,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from ditcnn.bench.timing import interleave
 from ditcnn.data import ImageSet
 from ditcnn.data.batches import normalise, train_batches
 from ditcnn.recipes import make_recipe
@@ -87,27 +86,13 @@ def make_input(batch_size: int) -> Callable[[], None]:
     return step
 
 
-def measure(steps: dict[Variant | str, Callable[[], None]], rounds: int) -> dict[Variant | str, float]:
-    """Return each step's median time in ms, the steps run in turn."""
-    times: dict[Variant | str, list[float]] = {name: [] for name in steps}
-    for step in steps.values():
-        for _ in range(3):
-            step()
-    for _ in range(rounds):
-        for name, step in steps.items():
-            started = time.perf_counter()
-            step()
-            times[name].append(1e3 * (time.perf_counter() - started))
-    return {name: statistics.median(values) for name, values in times.items()}
-
-
 def main(flags: Flags) -> None:
     """Measure, print, record."""
     variants = [
         Variant(*choice) for choice in itertools.product(flags.models, ("fp32", "bf16"), (False, True), (False, True))
     ]
     steps: dict[Variant | str, Callable[[], None]] = {v: make_step(v, flags.batch_size) for v in variants}
-    times = measure(steps | {"input": make_input(flags.batch_size)}, flags.rounds)
+    times = interleave(steps | {"input": make_input(flags.batch_size)}, flags.rounds, warmup=3)
     base = times[variants[0]]
     table = Table("model", "precision", "channels last", "compile", "ms", f"ratio to {flags.models[0]} fp32")
     for v in variants:

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from ditcnn import __version__
+from ditcnn.cli.bench import bench_command
 from ditcnn.cli.convert import convert_command
 from ditcnn.cli.evaluate import evaluate_command
 from ditcnn.cli.export import export_command
@@ -21,6 +22,7 @@ _COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {
     "predict": (predict_command, "classify images with a run's model"),
     "info": (info_command, "what a model costs, against its plain twin"),
     "convert": (convert_command, "make a model of a published or a plain network's checkpoint"),
+    "bench": (bench_command, "measure the form and the networks on this machine"),
     "export": (export_command, "write a model as ONNX, torch.export or safetensors"),
 }
 

@@ -2,6 +2,7 @@
 
 from typing import Any, cast
 
+import torch
 import torch.nn.functional as F
 from timm.layers.conv2d_same import Conv2dSame, Conv2dSameExport
 from timm.layers.padding import get_same_padding
@@ -117,6 +118,8 @@ def _term_for(conv: nn.Conv2d, rank: int | None, norm: Norm | None, rate: float)
 def _at_centres(conv: nn.Conv2d, x: Tensor, size: tuple[int, int]) -> Tensor:
     """Return x, ``[..., H, W]``, at the positions that the kernel's centre visits, ``[..., *size]``."""
     starts = [_first_centre(conv, axis, x.shape[axis - 2]) for axis in (0, 1)]
+    if not any(starts) and x.shape[-2:] == torch.Size(size) and all(stride == 1 for stride in conv.stride):
+        return x  # the usual case; the gradient of a slice would be a copy
     ends = [start + stride * (n - 1) for start, stride, n in zip(starts, conv.stride, size, strict=True)]
     before = [max(0, -start) for start in starts]
     after = [max(0, end - (x.shape[axis - 2] - 1)) for axis, end in enumerate(ends)]

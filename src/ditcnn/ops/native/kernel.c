@@ -103,48 +103,131 @@ static void load_twice(const Map *x, int64_t first, int count, int channels, flo
 /* sums[r][w] = sum_k a[r*row + k*step] * b[k*PANEL + w*V ..]: the only place where time is spent. */
 INLINE void multiply(const int rows, const int wide, int length, const float *a, int64_t row, int64_t step, const float *b,
                      vec sums[ROWS][WIDE]) {
-    vec s[ROWS][WIDE];
     for (int r = 0; r < rows; r++)
-        for (int w = 0; w < wide; w++) s[r][w] = (vec){0};
-    for (int k = 0; k < length; k++, b += PANEL, a += step) {
-        vec b0 = LOAD(b), b1 = wide > 1 ? LOAD(b + V) : b0;
+        for (int w = 0; w < wide; w++) sums[r][w] = (vec){0};
+#pragma GCC unroll 2
+    for (int k = 0; k < length; k++) {
+        vec b0 = LOAD(b + k * PANEL), b1 = wide > 1 ? LOAD(b + k * PANEL + V) : b0;
 #pragma GCC unroll 12
         for (int r = 0; r < rows; r++) {
-            float value = a[r * row];
-            s[r][0] += value * b0;
-            if (wide > 1) s[r][1] += value * b1;
+            const float value = a[r * row + k * step];
+            sums[r][0] += value * b0;
+            if (wide > 1) sums[r][1] += value * b1;
         }
     }
-    for (int r = 0; r < rows; r++)
-        for (int w = 0; w < wide; w++) sums[r][w] = s[r][w];
 }
 
-/* The same with constants for sizes, so that sums stay in registers. */
-#define CASE(n)                                                                   \
-    case n:                                                                       \
-        if (wide > 1) multiply(n, 2, length, a, row, step, b, sums);              \
-        else multiply(n, 1, length, a, row, step, b, sums);                       \
+/* Calls BLOCK(rows, wide, ...) with constants for sizes, so that its sums stay in registers. */
+#define CASE(n, BLOCK, ...)                    \
+    case n:                                    \
+        if (wide > 1) BLOCK(n, 2, __VA_ARGS__); \
+        else BLOCK(n, 1, __VA_ARGS__);         \
         break;
-static void multiply_any(int rows, int wide, int length, const float *a, int64_t row, int64_t step, const float *b,
-                         vec sums[ROWS][WIDE]) {
-    switch (rows) {
-        CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6)
+#define SIX(BLOCK, ...)                                                                        \
+    CASE(1, BLOCK, __VA_ARGS__)                                                                \
+    CASE(2, BLOCK, __VA_ARGS__)                                                                \
+    CASE(3, BLOCK, __VA_ARGS__)                                                                \
+    CASE(4, BLOCK, __VA_ARGS__)                                                                \
+    CASE(5, BLOCK, __VA_ARGS__)                                                                \
+    CASE(6, BLOCK, __VA_ARGS__)
 #if ROWS > 6
-        CASE(7) CASE(8) CASE(9) CASE(10) CASE(11) CASE(12)
+#define SIZES(BLOCK, ...)                                                                      \
+    SIX(BLOCK, __VA_ARGS__)                                                                    \
+    CASE(7, BLOCK, __VA_ARGS__)                                                                \
+    CASE(8, BLOCK, __VA_ARGS__)                                                                \
+    CASE(9, BLOCK, __VA_ARGS__)                                                                \
+    CASE(10, BLOCK, __VA_ARGS__)                                                               \
+    CASE(11, BLOCK, __VA_ARGS__)                                                               \
+    CASE(12, BLOCK, __VA_ARGS__)
+#else
+#define SIZES SIX
 #endif
+#define WITH_SIZES(BLOCK, ...)       \
+    switch (rows) {                  \
+        SIZES(BLOCK, __VA_ARGS__)    \
     }
-}
 
-INLINE int ceil_div(int a, int b) { return (a + b - 1) / b; }
-/* Rows of group k of n rows, cut into as few groups of at most ROWS as will do, all nearly equal. */
-INLINE int cut(int n, int groups, int k) { return (int)((int64_t)n * k / groups); }
-INLINE int wide_of(int columns_left) { return columns_left > V ? 2 : 1; }
 INLINE float sum_of(vec v) {
     float s = 0;
     for (int k = 0; k < V; k++) s += v[k];
     return s;
 }
 
+/* The form's block: y[r] += x[r,i] (partners of i by their weights); xi points at x[0,i]. */
+INLINE void form_block(const int rows, const int wide, int partners, const float *xi, int64_t width, const float *w, float *y,
+                       int64_t columns) {
+    vec sums[ROWS][WIDE];
+    multiply(rows, wide, partners, xi, width, 1, w, sums);
+#pragma GCC unroll 12
+    for (int r = 0; r < rows; r++)
+        for (int v = 0; v < wide; v++) {
+            float *to = y + r * columns + v * V;
+            STORE(to, LOAD(to) + xi[r * width] * sums[r][v]);
+        }
+}
+static void form_rows(int rows, int wide, int partners, const float *xi, int64_t width, const float *w, float *y,
+                      int64_t columns) {
+    WITH_SIZES(form_block, partners, xi, width, w, y, columns)
+}
+
+/* gx's block: P = g by weights, then P x to both channels of each pair; `from` counts from channel i to the first partner. */
+INLINE void pairs_block(const int rows, const int wide, int outputs, const float *g, const float *w, const float *xi, float *gi,
+                        int64_t width, int from) {
+    vec P[ROWS][WIDE];
+    multiply(rows, wide, outputs, g, outputs, 1, w, P);
+#pragma GCC unroll 12
+    for (int r = 0; r < rows; r++) {
+        const float *x = xi + r * width;
+        float *to = gi + r * width;
+        vec own = P[r][0] * LOAD(x + from);
+        STORE(to + from, LOAD(to + from) + x[0] * P[r][0]);
+        if (wide > 1) {
+            own += P[r][1] * LOAD(x + from + V);
+            STORE(to + from + V, LOAD(to + from + V) + x[0] * P[r][1]);
+        }
+        to[0] += sum_of(own);
+    }
+}
+static void pairs_rows(int rows, int wide, int outputs, const float *g, const float *w, const float *xi, float *gi,
+                       int64_t width, int from) {
+    WITH_SIZES(pairs_block, outputs, g, w, xi, gi, width, from)
+}
+
+/* gx's block of squares: gx += 2 (g by weights) x. */
+INLINE void squares_block(const int rows, const int wide, int outputs, const float *g, const float *w, const float *x, float *gx,
+                          int64_t width) {
+    vec P[ROWS][WIDE];
+    multiply(rows, wide, outputs, g, outputs, 1, w, P);
+    for (int r = 0; r < rows; r++)
+        for (int v = 0; v < wide; v++) {
+            float *to = gx + r * width + v * V;
+            STORE(to, LOAD(to) + 2 * P[r][v] * LOAD(x + r * width + v * V));
+        }
+}
+static void squares_rows(int rows, int wide, int outputs, const float *g, const float *w, const float *x, float *gx,
+                         int64_t width) {
+    WITH_SIZES(squares_block, outputs, g, w, x, gx, width)
+}
+
+/* gA's block: sums over positions of partners times the gradients that are scaled by x[t,i]. */
+INLINE void weight_block(const int rows, const int wide, int positions, const float *xx, int64_t width, const float *scaled,
+                         float *S) {
+    vec sums[ROWS][WIDE];
+    multiply(rows, wide, positions, xx, 1, width, scaled, sums);
+    for (int r = 0; r < rows; r++)
+        for (int v = 0; v < wide; v++) {
+            float *to = S + r * PANEL + v * V;
+            STORE(to, LOAD(to) + sums[r][v]);
+        }
+}
+static void weight_rows(int rows, int wide, int positions, const float *xx, int64_t width, const float *scaled, float *S) {
+    WITH_SIZES(weight_block, positions, xx, width, scaled, S)
+}
+
+INLINE int ceil_div(int a, int b) { return (a + b - 1) / b; }
+/* Rows of group k of n rows, cut into as few groups of at most ROWS as will do, all nearly equal. */
+INLINE int cut(int n, int groups, int k) { return (int)((int64_t)n * k / groups); }
+INLINE int wide_of(int columns_left) { return columns_left > V ? 2 : 1; }
 static int has_pair(int channels, int i, int d) { return !(channels % 2 == 0 && d && d == channels / 2 && i >= channels / 2); }
 
 static float *aligned(int64_t floats) { return aligned_alloc(64, (size_t)((floats * 4 + 63) / 64 * 64)); }
@@ -220,14 +303,7 @@ int ditcnn_form(const Map *x, const float *A, const Map *y, int64_t T, int C, in
                     const float *w = W + ((int64_t)panel * C + i) * (D + 1) * PANEL;
                     for (int k = 0; k < groups; k++) {
                         const int t = cut(count, groups, k), n = cut(count, groups, k + 1) - t;
-                        vec sums[ROWS][WIDE];
-                        multiply_any(n, wide, D + 1, xx + t * width + i, width, 1, w, sums);
-                        for (int r = 0; r < n; r++) {
-                            const float xi = xx[(t + r) * width + i];
-                            float *to = rows + (t + r) * columns + panel * PANEL;
-                            STORE(to, LOAD(to) + xi * sums[r][0]);
-                            if (wide > 1) STORE(to + V, LOAD(to + V) + xi * sums[r][1]);
-                        }
+                        form_rows(n, wide, D + 1, xx + t * width + i, width, w, rows + t * columns + panel * PANEL, columns);
                     }
                 }
             }
@@ -241,7 +317,7 @@ int ditcnn_form(const Map *x, const float *A, const Map *y, int64_t T, int C, in
 
 /* gx from g. */
 int ditcnn_grad_x(const Map *g, const Map *x, const float *A, const Map *gx, int64_t T, int C, int O, float *W, int threads) {
-    const int D = C / 2, width = 2 * C + 2 * PANEL, partners = ceil_div(D, PANEL), ahead = O;
+    const int D = C / 2, width = 2 * C + 2 * PANEL, partners = ceil_div(D, PANEL);
     const int64_t tiles = (T + POSITIONS - 1) / POSITIONS;
     const float *squares = W + (int64_t)C * partners * O * PANEL;
     int failed = 0;
@@ -249,7 +325,7 @@ int ditcnn_grad_x(const Map *g, const Map *x, const float *A, const Map *gx, int
 #pragma omp parallel num_threads(threads) reduction(| : failed)
     {
         float *xx = aligned((int64_t)POSITIONS * width), *rows = aligned((int64_t)POSITIONS * width);
-        float *gg = aligned((int64_t)POSITIONS * ahead);
+        float *gg = aligned((int64_t)POSITIONS * O);
         failed = !xx || !rows || !gg;
         if (xx) memset(xx, 0, (size_t)POSITIONS * width * sizeof(float));
 #pragma omp for schedule(static)
@@ -258,27 +334,16 @@ int ditcnn_grad_x(const Map *g, const Map *x, const float *A, const Map *gx, int
             const int64_t first = tile * POSITIONS;
             const int count = T - first < POSITIONS ? (int)(T - first) : POSITIONS, groups = ceil_div(count, ROWS);
             load_twice(x, first, count, C, xx, width);
-            load(g, first, count, O, gg, ahead);
+            load(g, first, count, O, gg, O);
             memset(rows, 0, (size_t)count * width * sizeof(float));
             for (int i = 0; i < C; i++)
                 for (int panel = 0; panel < partners; panel++) {
                     const float *w = W + ((int64_t)i * partners + panel) * O * PANEL;
-                    const int wide = wide_of(D - panel * PANEL), from = i + 1 + panel * PANEL;
+                    const int wide = wide_of(D - panel * PANEL), from = 1 + panel * PANEL;
                     for (int k = 0; k < groups; k++) {
                         const int t = cut(count, groups, k), n = cut(count, groups, k + 1) - t;
-                        vec P[ROWS][WIDE];
-                        multiply_any(n, wide, O, gg + t * ahead, ahead, 1, w, P);
-                        for (int r = 0; r < n; r++) {
-                            const float *xr = xx + (t + r) * width;
-                            float *to = rows + (t + r) * width, xi = xr[i];
-                            vec own = P[r][0] * LOAD(xr + from);
-                            STORE(to + from, LOAD(to + from) + xi * P[r][0]);
-                            if (wide > 1) {
-                                own += P[r][1] * LOAD(xr + from + V);
-                                STORE(to + from + V, LOAD(to + from + V) + xi * P[r][1]);
-                            }
-                            to[i] += sum_of(own);
-                        }
+                        const int64_t at = (int64_t)t * width + i;
+                        pairs_rows(n, wide, O, gg + (int64_t)t * O, w, xx + at, rows + at, width, from);
                     }
                 }
             for (int t = 0; t < count; t++) /* the second turn of the circle onto the first */
@@ -287,13 +352,8 @@ int ditcnn_grad_x(const Map *g, const Map *x, const float *A, const Map *gx, int
                 const int wide = wide_of(C - from);
                 for (int k = 0; k < groups; k++) {
                     const int t = cut(count, groups, k), n = cut(count, groups, k + 1) - t;
-                    vec P[ROWS][WIDE];
-                    multiply_any(n, wide, O, gg + t * ahead, ahead, 1, squares + (int64_t)from * O, P);
-                    for (int r = 0; r < n; r++)
-                        for (int w = 0; w < wide; w++) {
-                            float *to = rows + (t + r) * width + from + w * V;
-                            STORE(to, LOAD(to) + 2 * P[r][w] * LOAD(xx + (t + r) * width + from + w * V));
-                        }
+                    const int64_t at = (int64_t)t * width + from;
+                    squares_rows(n, wide, O, gg + (int64_t)t * O, squares + (int64_t)from * O, xx + at, rows + at, width);
                 }
             }
             store(gx, first, count, C, rows, width);
@@ -333,13 +393,7 @@ int ditcnn_grad_weight(const Map *g, const Map *x, float *gA, int64_t T, int C, 
                 }
                 for (int k = 0; k < groups; k++) {
                     const int d = cut(D + 1, groups, k), n = cut(D + 1, groups, k + 1) - d;
-                    vec sums[ROWS][WIDE];
-                    multiply_any(n, wide, count, xx + i + d, 1, width, scaled, sums);
-                    for (int r = 0; r < n; r++)
-                        for (int w = 0; w < wide; w++) {
-                            float *to = S + (task * (D + 1) + d + r) * PANEL + w * V;
-                            STORE(to, LOAD(to) + sums[r][w]);
-                        }
+                    weight_rows(n, wide, count, xx + i + d, width, scaled, S + (task * (D + 1) + d) * PANEL);
                 }
             }
         }
