@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from ditcnn import quadratic_form
+from ditcnn.ops import native as native_module
 from ditcnn.ops import reference_quadratic_form
-from ditcnn.ops.native import native_available
+from ditcnn.ops.native import build, native_available
 
 native = pytest.param(
     "native", marks=pytest.mark.skipif(not native_available(), reason="no C compiler, or not Linux: no compiled code")
@@ -104,6 +105,18 @@ def test_the_same_input_gives_the_same_bits_and_a_symmetric_gradient(backend):
     first, second = (results(with_backend(backend), *inputs) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
     assert torch.equal(first[2], first[2].mT)
+
+
+@pytest.mark.skipif(not native_available(), reason="no compiled code here")
+@pytest.mark.parametrize(("lanes", "rows"), [(4, 6), (8, 6), (16, 12)])
+def test_compiled_code_is_right_for_vectors_of_any_width(lanes, rows, tmp_path, monkeypatch):
+    """Other processors' vectors, which the compiler makes of this one's."""
+    path = build.compile_kernel("cc", tmp_path / "native.so", f"-DV={lanes}", f"-DROWS={rows}")
+    library = build.open_library(path)
+    monkeypatch.setattr(native_module, "load_library", lambda: library)
+    for size in SIZES:
+        inputs = draw(*size)
+        assert error(results(with_backend("native"), *inputs), truth(*inputs)) < 1e-6
 
 
 @pytest.mark.skipif(not native_available(), reason="no compiled code here")

@@ -67,7 +67,7 @@ def bench_op(case: Case, rounds: int) -> dict[str, Any]:
 
 
 def _affordable(case: Case) -> tuple[dict[str, Form], dict[str, float]]:
-    """Return the rivals to measure, and of those that would take too long the time that a sixteenth of the positions says."""
+    """Return the rivals to measure, and for those that would take too long what a sixteenth of the positions says."""
     channels, outputs, positions = case
     if 4 * positions * channels**2 > RIVALS_LIMIT:
         return {}, {}

@@ -35,11 +35,16 @@ def load_library() -> ctypes.CDLL | None:
         warnings.warn("no C compiler found (cc, gcc or clang): quadratic_form takes its slower form.", stacklevel=2)
         return None
     try:
-        library = ctypes.CDLL(str(_compiled(compiler)))
+        return open_library(_compiled(compiler))
     except (OSError, subprocess.SubprocessError) as error:
         detail = getattr(error, "stderr", None) or str(error)
         warnings.warn(f"kernel.c could not be compiled; quadratic_form takes its slower form: {detail}", stacklevel=2)
         return None
+
+
+def open_library(path: Path) -> ctypes.CDLL:
+    """Return the compiled code in a file."""
+    library = ctypes.CDLL(str(path))
     library.ditcnn_packed_size.restype = ctypes.c_int64
     return library
 
@@ -57,17 +62,18 @@ def _compiled(compiler: str) -> Path:
     if not path.exists():
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            return _compile(compiler, path)
+            return compile_kernel(compiler, path)
         except PermissionError:  # a read-only home
-            return _compile(compiler, Path(tempfile.mkdtemp(prefix="ditcnn-")) / path.name)
+            return compile_kernel(compiler, Path(tempfile.mkdtemp(prefix="ditcnn-")) / path.name)
     return path
 
 
-def _compile(compiler: str, path: Path) -> Path:
+def compile_kernel(compiler: str, path: Path, *more: str) -> Path:
+    """Compile with ``more`` flags into ``path``, which is whole or not there."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".so")
     os.close(handle)
     try:
-        command = [compiler, *FLAGS, *TUNE, str(SOURCE), "-o", temporary]
+        command = [compiler, *FLAGS, *TUNE, *more, str(SOURCE), "-o", temporary]
         subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
         os.replace(temporary, path)
     except BaseException:

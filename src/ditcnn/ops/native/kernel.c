@@ -18,7 +18,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#if defined(__AVX512F__)
+/* V: floats in a vector. ROWS x WIDE sums, WIDE weights and a factor fill the registers: 16 of them, 32 with AVX-512. */
+#if defined(V)
+#elif defined(__AVX512F__)
 #define V 16
 #define ROWS 12
 #elif defined(__AVX__)
@@ -170,27 +172,23 @@ static void form_rows(int rows, int wide, int partners, const float *xi, int64_t
     WITH_SIZES(form_block, partners, xi, width, w, y, columns)
 }
 
-/* gx's block: P = g by weights, then P x to both channels of each pair; `from` counts from channel i to the first partner. */
+/* gx's block: P = g by weights, then P x[i] to the partners, and P times the partners into `own`, which is summed up for channel
+   i when all its partners are through. xi points at x[0,i]; the panel's first partner is `from` channels on. */
 INLINE void pairs_block(const int rows, const int wide, int outputs, const float *g, const float *w, const float *xi, float *gi,
-                        int64_t width, int from) {
+                        int64_t width, int from, vec *own) {
     vec P[ROWS][WIDE];
     multiply(rows, wide, outputs, g, outputs, 1, w, P);
 #pragma GCC unroll 12
-    for (int r = 0; r < rows; r++) {
-        const float *x = xi + r * width;
-        float *to = gi + r * width;
-        vec own = P[r][0] * LOAD(x + from);
-        STORE(to + from, LOAD(to + from) + x[0] * P[r][0]);
-        if (wide > 1) {
-            own += P[r][1] * LOAD(x + from + V);
-            STORE(to + from + V, LOAD(to + from + V) + x[0] * P[r][1]);
+    for (int r = 0; r < rows; r++)
+        for (int v = 0; v < wide; v++) {
+            const int64_t at = r * width + from + v * V;
+            STORE(gi + at, LOAD(gi + at) + xi[r * width] * P[r][v]);
+            own[r] += P[r][v] * LOAD(xi + at);
         }
-        to[0] += sum_of(own);
-    }
 }
 static void pairs_rows(int rows, int wide, int outputs, const float *g, const float *w, const float *xi, float *gi,
-                       int64_t width, int from) {
-    WITH_SIZES(pairs_block, outputs, g, w, xi, gi, width, from)
+                       int64_t width, int from, vec *own) {
+    WITH_SIZES(pairs_block, outputs, g, w, xi, gi, width, from, own)
 }
 
 /* gx's block of squares: gx += 2 (g by weights) x. */
@@ -337,14 +335,17 @@ int ditcnn_grad_x(const Map *g, const Map *x, const float *A, const Map *gx, int
             load(g, first, count, O, gg, O);
             memset(rows, 0, (size_t)count * width * sizeof(float));
             for (int i = 0; i < C; i++)
-                for (int panel = 0; panel < partners; panel++) {
-                    const float *w = W + ((int64_t)i * partners + panel) * O * PANEL;
-                    const int wide = wide_of(D - panel * PANEL), from = 1 + panel * PANEL;
-                    for (int k = 0; k < groups; k++) {
-                        const int t = cut(count, groups, k), n = cut(count, groups, k + 1) - t;
-                        const int64_t at = (int64_t)t * width + i;
-                        pairs_rows(n, wide, O, gg + (int64_t)t * O, w, xx + at, rows + at, width, from);
+                for (int k = 0; k < groups; k++) {
+                    const int t = cut(count, groups, k), n = cut(count, groups, k + 1) - t;
+                    const float *w = W + (int64_t)i * partners * O * PANEL, *xi = xx + (int64_t)t * width + i;
+                    float *to = rows + (int64_t)t * width + i;
+                    vec own[ROWS];
+                    for (int r = 0; r < n; r++) own[r] = (vec){0};
+                    for (int panel = 0; panel < partners; panel++, w += O * PANEL) {
+                        const int wide = wide_of(D - panel * PANEL);
+                        pairs_rows(n, wide, O, gg + (int64_t)t * O, w, xi, to, width, 1 + panel * PANEL, own);
                     }
+                    for (int r = 0; r < n; r++) to[r * width] += sum_of(own[r]);
                 }
             for (int t = 0; t < count; t++) /* the second turn of the circle onto the first */
                 for (int c = 0; c < C; c++) rows[t * width + c] += rows[t * width + C + c];

@@ -1,0 +1,64 @@
+"""``ditcnn bench``: what it compares is right; how fast, no test can say."""
+
+import json
+
+import pytest
+import torch
+
+from ditcnn.bench import bench_op
+from ditcnn.bench import op as bench_op_module
+from ditcnn.bench.bound import bound_calls
+from ditcnn.bench.rivals import RIVALS
+from ditcnn.bench.timing import interleave, peak_of_call
+from ditcnn.cli import main
+from ditcnn.ops import reference_quadratic_form
+
+
+@pytest.mark.parametrize("name", RIVALS)
+def test_rivals_compute_the_form(name):
+    x, weight = torch.randn(7, 5, dtype=torch.float64), torch.randn(3, 5, 5, dtype=torch.float64)
+    torch.testing.assert_close(RIVALS[name](x, weight), reference_quadratic_form(x, weight))
+
+
+def test_steps_run_in_turn_and_slow_ones_drop_out():
+    calls = []
+    steps = {name: (lambda name=name: calls.append(name)) for name in "ab"}
+    assert interleave(steps, rounds=3).keys() == {"a", "b"}
+    assert calls == ["a", "b"] * 4
+    calls.clear()
+    interleave(steps, rounds=3, budget_s=0.0)
+    assert calls == ["a", "b"] * 2
+
+
+def test_peak_memory_is_what_a_call_takes():
+    assert 95 < peak_of_call(lambda: torch.ones(100 << 18)) < 120
+
+
+@pytest.mark.parametrize("case", [(8, 4, 100), (784, 10, 600)])
+def test_the_bound_has_three_multiplications(case):
+    parts = bound_calls(*case)
+    assert len(parts) == 3
+    for calls in parts.values():
+        for call in calls.values():
+            call()
+
+
+def test_a_record_has_every_form_and_the_bound(monkeypatch):
+    monkeypatch.setattr(bench_op_module, "peak_mib", lambda module, arguments: 1.0)
+    record = bench_op((8, 4, 2_000), rounds=1)
+    assert {"auto", "packed", *RIVALS} <= record["time_ms"].keys()
+    assert record["bound_ms"] == pytest.approx(sum(record["bound_parts_ms"].values()))
+
+
+def test_growth_is_printed_recorded_and_drawn(tmp_path, capsys):
+    assert main(["bench", "growth", "--quick", "--rounds", "1", "--out", str(tmp_path)]) == 0
+    lines = [json.loads(line) for line in (tmp_path / "growth.jsonl").read_text().splitlines()]
+    assert all(line["time_ms"].keys() == {"published", "auto"} and line["environment"]["threads"] for line in lines)
+    assert (tmp_path / "growth.png").stat().st_size > 1000
+    assert "ratio to published" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("arguments", "message"), [(["--rounds", "0"], "--rounds must be above 0"), (["speed"], "speed")])
+def test_bad_input_is_told(arguments, message, capsys):
+    assert main(["bench", *(arguments if arguments == ["speed"] else ["op", *arguments])]) == 2
+    assert message in capsys.readouterr().err
