@@ -156,6 +156,9 @@ def test_places_that_cannot_take_a_term_are_told():
     parametrize.register_parametrization(model.layer2[0].conv1, "weight", nn.Identity())
     with pytest.raises(ValueError, match=r"layer2.0.conv1 is parametrized"):
         add_quadratic(model, "layer2.0.conv1")
+    parametrize.register_parametrization(model.layer1[0].conv1, "weight", nn.Identity())
+    with pytest.raises(ValueError, match=r"layer1.0.conv1 is parametrized"):
+        remove_quadratic(model)
     with pytest.raises(ValueError, match="one size of map"):
         add_quadratic(model, "layer3.0.conv1", norm="spatial")
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from ditcnn import quadratic_form
+from ditcnn.ops import custom_op, reference_quadratic_form
 from ditcnn.ops import native as native_module
-from ditcnn.ops import reference_quadratic_form
 from ditcnn.ops.native import build, native_available
 
 native = pytest.param(
@@ -111,7 +111,7 @@ def test_the_same_input_gives_the_same_bits_and_a_symmetric_gradient(backend):
 @pytest.mark.parametrize(("lanes", "rows"), [(4, 6), (8, 6), (16, 12)])
 def test_compiled_code_is_right_for_vectors_of_any_width(lanes, rows, tmp_path, monkeypatch):
     """Other processors' vectors, which the compiler makes of this one's."""
-    path = build.compile_kernel("cc", tmp_path / "native.so", f"-DV={lanes}", f"-DROWS={rows}")
+    path = build.compile_kernel(build.find_compiler(), tmp_path / "native.so", f"-DV={lanes}", f"-DROWS={rows}")
     library = build.open_library(path)
     monkeypatch.setattr(native_module, "load_library", lambda: library)
     for size in SIZES:
@@ -145,13 +145,19 @@ def test_infinities_and_nans_stay_at_their_positions(backend):
 
 
 @pytest.mark.parametrize("backend", ["packed", native])
-def test_gradients_that_are_not_asked_for_are_not_made(backend):
+def test_gradients_that_are_not_asked_for_are_not_made(backend, monkeypatch):
     x, weight, grad = draw(17, 18, (300,))
     _, grad_x, grad_weight = results(with_backend(backend), x, weight, grad)
+    asked = []
+    name, ours = f"{backend}_backward", getattr(custom_op, f"{backend}_backward")
+    monkeypatch.setattr(
+        custom_op, name, lambda *a: asked.append([v is True or isinstance(v, torch.Tensor) for v in a[3:]]) or ours(*a)
+    )
     (only,) = torch.autograd.grad(quadratic_form(x.requires_grad_(), weight, backend=backend), x, grad)
     assert torch.equal(only, grad_x)
     (only,) = torch.autograd.grad(quadratic_form(x.detach(), weight.requires_grad_(), backend=backend), weight, grad)
     assert torch.equal(only, grad_weight)
+    assert asked == [[True, False], [False, True]]
 
 
 @pytest.mark.parametrize("backend", CPU_BACKENDS)
@@ -169,6 +175,32 @@ def test_second_derivatives_are_those_of_the_definition(backend):
         torch.testing.assert_close(a.double(), b, rtol=1e-4, atol=1e-4 * b.abs().max().item())
 
 
+@pytest.mark.parametrize("zero", ["x", "weight", "grad"])
+def test_second_derivatives_at_zero_are_finite_and_right(zero):
+    inputs = dict(zip(("x", "weight", "grad"), draw(5, 3, (4,), torch.float64), strict=True))
+    inputs[zero] = torch.zeros_like(inputs[zero])
+
+    def twice(form):
+        x, weight = (inputs[key].clone().requires_grad_() for key in ("x", "weight"))
+        first = torch.autograd.grad(form(x, weight), (x, weight), inputs["grad"], create_graph=True)
+        return torch.autograd.grad(sum(t.square().sum() for t in first), (x, weight))
+
+    for a, b in zip(twice(with_backend("packed")), twice(reference_quadratic_form), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_torchs_default_dtype_changes_nothing(dtype):
+    inputs = draw(33, 18, (1500,))
+    expected = results(quadratic_form, *inputs)
+    torch.set_default_dtype(dtype)
+    try:
+        got = results(quadratic_form, *inputs)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
+
+
 def test_gradgradcheck_in_float64():
     x, weight = torch.randn(3, 2, dtype=torch.float64), torch.randn(2, 2, 2, dtype=torch.float64)
     form = with_backend("packed")
@@ -182,6 +214,17 @@ def test_vmap_over_vectors_and_over_matrices(backend):
     torch.testing.assert_close(torch.vmap(form, (0, None))(x, weight), form(x, weight))
     stacked = torch.stack([weight, 2 * weight])
     torch.testing.assert_close(torch.vmap(form, (None, 0))(x, stacked)[1], 2 * form(x, weight))
+
+
+def test_vmap_over_many_vectors_is_one_call(monkeypatch):
+    calls = []
+    forward = custom_op.packed_forward
+    monkeypatch.setattr(custom_op, "packed_forward", lambda *inputs: calls.append(1) or forward(*inputs))
+    x, weight, _ = draw(5, 3, (400,), torch.float64)
+    torch.testing.assert_close(
+        torch.vmap(quadratic_form, (0, None))(x, weight), quadratic_form(x, weight, backend="reference")
+    )
+    assert len(calls) == 1
 
 
 @pytest.mark.parametrize("backend", CPU_BACKENDS)

@@ -111,6 +111,19 @@ def test_copies_and_pickles_keep_class_term_and_function(conv):
         assert type(remove_quadratic(twin)) is type(conv).plain_class
 
 
+class Doubled(QuadraticConv2d):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+def test_a_subclass_stays_itself_when_copied():
+    conv = random_term(Doubled(3, 4, 1))
+    x = torch.randn(1, 3, 2, 2)
+    for twin in (copy.deepcopy(conv), pickle.loads(pickle.dumps(conv))):
+        assert type(twin) is Doubled
+        assert torch.equal(twin(x), conv(x))
+
+
 def test_term_follows_the_convolutions_dtype_device_and_mode():
     conv = nn.Conv2d(3, 4, 3, dtype=torch.bfloat16, device="meta").eval()
     beside(conv, norm="batch", rank=2)

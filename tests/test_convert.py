@@ -68,6 +68,14 @@ def test_published_dit_convnext_has_no_swap(tmp_path):
     assert loaded(num_classes=3, in_chans=1)(x[:, :1]).shape == (1, 3)
 
 
+def test_the_maps_size_is_read_from_the_norm(tmp_path):
+    model = randomised("dit_resnet20", img_size=28, spatial_transpose=True, in_chans=1)
+    torch.save(published_resnet(model), tmp_path / "net.pth")
+    assert convert(tmp_path / "net.pth", "dit_resnet20") == 0
+    x = torch.randn(2, 1, 28, 28)
+    assert torch.equal(loaded()(x), model(x))
+
+
 @pytest.mark.parametrize("target", ["resnet20", "dit_resnet20"])
 def test_plain_resnet_is_read_and_averaging_is_told(tmp_path, capsys, target):
     plain = randomised("resnet20")

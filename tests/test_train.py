@@ -96,8 +96,50 @@ def test_the_exported_model_is_the_best_on_held_out_images_and_timm_reads_it():
 def test_arguments_that_change_the_function_are_in_the_exported_config():
     train("--model-kwargs", "spatial_transpose=True", "quadratic_norm=instance")
     model = timm.create_model("local-dir:run", pretrained=True)
-    assert model.layer2[0].quadratic.form.spatial_transpose
+    assert model.layer2[0].quadratic.spatial_transpose
     assert isinstance(model.layer2[0].quadratic.norm, torch.nn.GroupNorm)
+
+
+def test_a_run_starts_from_another_runs_weights_and_resumes_without_them():
+    plain = train("--model", "resnet20", out="plain")
+    with_term = ["--model", "with_quadratic", "--model-kwargs", "base=resnet20", 'where=["layer2.0.conv2"]']
+    still = ["--lr", "1e-30", "--weight-decay", "0", "--term-lr-scale", "0", "--epochs", "1"]
+    folder = train(*with_term, *still, "--pretrained", "plain", out="more")
+    before, after = load_file(plain.weights), load_state(folder.last)["model"]
+    kept = [key for key in before if "running" not in key and "num_batches" not in key]
+    assert all(torch.equal(before[key], after[key]) for key in kept)
+    assert after["layer2.0.conv2.quadratic.weight"].eq(0).all()
+    again = train(*with_term, *still, "--pretrained", "more", out="again")  # a model of the same kind, its term kept
+    assert load_state(again.last)["model"].keys() == after.keys()
+    plain.weights.unlink()
+    train(*with_term, *still, "--pretrained", "plain", "--resume", out="more")
+
+
+def test_a_folder_of_the_same_model_gives_its_arguments_too():
+    train("--model-kwargs", "spatial_transpose=True", "quadratic_norm=instance", "--epochs", "1", out="first")
+    train("--pretrained", "first", "--epochs", "1", out="second")
+    model = timm.create_model("local-dir:second", pretrained=True)
+    assert model.layer2[0].quadratic.spatial_transpose
+    assert isinstance(model.layer2[0].quadratic.norm, torch.nn.GroupNorm)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("idx", "idx: it holds no trained model"),
+        ("nowhere", "no such folder, and no model of timm's registry"),
+        ("resnet20", "there are no weights of that name"),
+    ],
+)
+def test_weights_that_are_not_there_are_told(source, message, capsys):
+    train("--pretrained", source, out="new", status=2)
+    assert message in capsys.readouterr().err
+
+
+def test_weights_of_another_network_are_refused(capsys):
+    train("--model", "resnet20", "--epochs", "1", out="plain")
+    train("--model", "resnet32", "--pretrained", "plain", out="deep", status=2)
+    assert "Missing key" in capsys.readouterr().err
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_one_does_not():

@@ -49,13 +49,17 @@ class Cost:
 def cost_of(model: nn.Module, image_shape: tuple[int, int, int], batch_size: int) -> Cost:
     """Return the costs of a model for images of shape (C, H, W).
 
-    Nothing is computed on numbers: a model on the ``meta`` device will do and is the fastest.
+    Nothing is computed on numbers and the model is left alone: a copy on the ``meta`` device is run.
 
     Args:
         model: Any model of images.
         image_shape: (C, H, W).
         batch_size: Images in a training step.
+
+    Raises:
+        ValueError, RuntimeError: The model cannot take such a batch.
     """
+    model = copy.deepcopy(model).to("meta")
     parameters = sum(p.numel() for p in model.parameters())
     whole, executed = _macs(model, image_shape)
     mib = 4 * parameters / 2**20
@@ -73,27 +77,29 @@ def terms_and_twin(model: nn.Module) -> tuple[int, nn.Module]:
 @torch.no_grad()
 def _macs(model: nn.Module, image_shape: tuple[int, int, int]) -> tuple[int, int]:
     """Return the MACs of one image, with the terms as the paper counts them, and as they are executed."""
-    whole = executed = low_rank = 0
+    whole = executed = inside = 0
 
     def count(form: nn.Module, inputs: Any, output: Tensor) -> None:
-        nonlocal whole, executed, low_rank
+        nonlocal whole, executed, inside
         assert isinstance(form, QuadraticForm)
-        channels, outputs = form.in_features, form.out_features
-        positions = output.numel() // outputs
-        if form.rank is None:
-            whole += positions * outputs * channels**2
-            executed += positions * outputs * channels * (channels + 1) // 2
-        else:
-            low_rank += positions * form.rank * (channels + outputs)
+        per_output = output.numel() * form.in_features
+        whole += per_output * form.in_features
+        executed += per_output * (form.in_features + 1) // 2
+        inside += counter.get_total_flops()  # what the counter saw of it: nothing of the op, all of the plain form
 
-    hooks = [m.register_forward_hook(count) for m in model.modules() if isinstance(m, QuadraticForm)]
+    def before(form: nn.Module, inputs: Any) -> None:
+        nonlocal inside
+        inside -= counter.get_total_flops()
+
+    forms = [m for m in model.modules() if isinstance(m, QuadraticForm) and m.rank is None]
+    hooks = [hook for m in forms for hook in (m.register_forward_pre_hook(before), m.register_forward_hook(count))]
     try:
         with _mode(model, training=False), FlopCounterMode(display=False) as counter:
             model(_images(model, 1, image_shape))
     finally:
         for hook in hooks:
             hook.remove()
-    rest = counter.get_total_flops() // 2  # the whole form is one node that the counter does not know
+    rest = (counter.get_total_flops() - inside) // 2
     return rest + whole, rest + executed
 
 

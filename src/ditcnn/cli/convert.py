@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from ditcnn.cli.parsing import parse
 from ditcnn.convert import (
     differences,
-    quadratic_terms,
     read_checkpoint,
     swaps_height_and_width,
     with_fresh_terms,
@@ -118,15 +117,9 @@ def _report(
         print("the published layer swaps height and width of its output; kept, as spatial_transpose=True")
     if fresh:
         print(f"no quadratic term in the checkpoint; at its start: {', '.join(fresh)}")
-        block_averages = isinstance(model, DitResNet) and any(m.combine == "mean" for m in _hosts(model))
-        if block_averages:
+        if isinstance(model, DitResNet) and model.layer2[0].combine == "mean":
             print(
                 "the published block averages, so this is not the plain network's function; "
                 "--model-kwargs quadratic_combine=sum is"
             )
     print(f"{flags.out}: timm.create_model('local-dir:{flags.out}', pretrained=True) after import ditcnn")
-
-
-def _hosts(model: nn.Module) -> list[Any]:
-    """Return the modules that have a quadratic term."""
-    return [model.get_submodule(name.rpartition(".")[0]) for name, _ in quadratic_terms(model)]

@@ -52,7 +52,10 @@ def export_command(argv: list[str]) -> None:
         print(f"ditcnn: {flags.model} has no trained weights; writing fresh ones.", file=sys.stderr)
     with tempfile.TemporaryDirectory(prefix=".export-", dir=flags.out.parent) as temporary:
         file = Path(temporary, flags.out.name)
-        _write(model, shape, flags.format, file)
+        try:
+            _write(model, shape, flags.format, file)
+        except (RuntimeError, ValueError, AssertionError) as error:
+            raise InputError(f"{flags.model} cannot be written as {flags.format}: {' '.join(str(error).split())}") from None
         os.replace(file, flags.out)
     print(f"{flags.out}: {flags.model} as {flags.format}, images [N, {', '.join(map(str, shape))}]")
 

@@ -40,11 +40,14 @@ def info_command(argv: list[str]) -> None:
     for name in ("image_size", "batch_size"):
         if getattr(flags, name) is not None and getattr(flags, name) < 1:
             raise InputError(f"--{name.replace('_', '-')} must be above 0; got {getattr(flags, name)}.")
-    shape = input_shape(flags.model, flags.image_size)
+    shape = input_shape(flags.model, flags.model_kwargs, flags.image_size)
     with torch.device("meta"):
         model = fresh_model(flags.model, flags.model_kwargs, shape)
     terms, twin = terms_and_twin(model)
-    cost, plain = cost_of(model, shape, flags.batch_size), cost_of(twin, shape, flags.batch_size)
+    try:
+        cost, plain = cost_of(model, shape, flags.batch_size), cost_of(twin, shape, flags.batch_size)
+    except (ValueError, RuntimeError) as error:  # as batch normalisation of a single number
+        raise InputError(f"{flags.model} cannot train on {flags.batch_size} images of {shape}: {error}") from None
     if flags.json:
         values = {"model": flags.model, "image_shape": shape, "terms": terms}
         print(json.dumps(values | dataclasses.asdict(cost) | {"plain_twin": dataclasses.asdict(plain)}))

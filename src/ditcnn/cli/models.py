@@ -14,19 +14,26 @@ from ditcnn.train import build_model, load_model
 __all__ = ["fresh_model", "input_shape", "load_weights"]
 
 
-def input_shape(name: str, image_size: int | None = None) -> tuple[int, int, int]:
+def input_shape(name: str, model_kwargs: tuple[str, ...] = (), image_size: int | None = None) -> tuple[int, int, int]:
     """Return (C, H, W) of the images that a model is for, or of the size that is asked for.
 
     Raises:
         InputError: There is no such model.
     """
+    arguments = Recipe(model_kwargs=model_kwargs).model_arguments()
     if Path(name).is_dir():
-        channels, height, width = _config(Path(name))["pretrained_cfg"]["input_size"]
+        channels, height, width = _config(Path(name))["pretrained_cfg"].get("input_size", (3, 224, 224))
     else:
         _check_name(name)
-        cfg = timm.get_pretrained_cfg(name)
+        cfg = _registry_cfg(name, arguments)
         channels, height, width = (3, 224, 224) if cfg is None else cfg.input_size
+    channels = arguments.get("in_chans", channels)
     return (channels, height, width) if image_size is None else (channels, image_size, image_size)
+
+
+def _registry_cfg(name: str, arguments: dict[str, Any]) -> Any:
+    """Return timm's config of a name; that of the base for a model with terms put in."""
+    return timm.get_pretrained_cfg(arguments.get("base", name) if name == "with_quadratic" else name)
 
 
 def fresh_model(name: str, model_kwargs: tuple[str, ...], image_shape: tuple[int, int, int]) -> nn.Module:
@@ -41,7 +48,7 @@ def fresh_model(name: str, model_kwargs: tuple[str, ...], image_shape: tuple[int
         own = {key: value for key, value in config.get("model_args", {}).items() if key not in ("num_classes", "in_chans")}
         return build_model(config["architecture"], image_shape, config["num_classes"], **(own | arguments))
     _check_name(name)
-    cfg = timm.get_pretrained_cfg(name)
+    cfg = _registry_cfg(name, arguments)
     classes = arguments.pop("num_classes", 1000 if cfg is None else cfg.num_classes)
     return build_model(name, image_shape, classes, **arguments)
 
@@ -59,7 +66,7 @@ def load_weights(name: str, model_kwargs: tuple[str, ...]) -> tuple[nn.Module, t
             raise InputError(f"{name} keeps the arguments it was made with; leave out --model-kwargs.")
         trained = load_model(Path(name))
         return trained.model, trained.image_shape, True
-    shape = input_shape(name)
+    shape = input_shape(name, model_kwargs)
     cfg = timm.get_pretrained_cfg(name)
     if "." not in name or cfg is None or not cfg.has_weights:
         return fresh_model(name, model_kwargs, shape).eval(), shape, False

@@ -68,10 +68,17 @@ def remove_quadratic(model: Model) -> Model:
     """Take every term out of a model, in place: what is left computes what the model would with its terms at zero.
 
     A Dit-ResNet's block halves its convolution's part where it averages; this goes into the scale of its last norm, exactly.
+    To save what is left, load its state dict into the plain model: timm still knows it by the name it was made with.
 
     Returns:
         The model itself, with the plain model's keys.
+
+    Raises:
+        ValueError: A convolution with a term was parametrized afterwards. Nothing is changed then.
     """
+    for name, module in model.named_modules():
+        if isinstance(module, TermBeside) and isinstance(module, nn.Conv2d) and parametrize.is_parametrized(module):
+            raise ValueError(f"{name} is parametrized; remove the parametrization first.")
     for module in list(model.modules()):
         if isinstance(module, Host):
             module.remove_quadratic()

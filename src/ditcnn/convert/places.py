@@ -22,8 +22,8 @@ class Place:
         out_channels: O.
         map_size: (H, W) of the convolution's output: the positions that the term is taken at.
         parameters: Parameters of the term: O C^2, or R (C + O) with a rank.
-        macs: Multiplications and additions of the term for one image, H W O C^2 as the paper counts, or H W R (C + O).
-            ditcnn computes the whole form with about half of them, as A is symmetric.
+        macs: Multiplications and additions of the term for one image and one visit, H W O C^2 as the paper counts, or
+            H W R (C + O). ditcnn computes the whole form with about half of them, as A is symmetric.
     """
 
     name: str

@@ -39,9 +39,6 @@ class TermBeside:
         del self.quadratic
         self.__class__ = self.plain_class  # type: ignore[assignment]
 
-    def __reduce__(self) -> tuple[Any, ...]:  # classes made by `_class_beside` have no name to be found by
-        return _blank, (self.plain_class,), self.__dict__
-
 
 class QuadraticConv2d(TermBeside, nn.Conv2d):
     """``nn.Conv2d`` with the quadratic term of its input beside its output, zero at the start.
@@ -96,9 +93,14 @@ _CLASSES: dict[type[nn.Conv2d], type[nn.Conv2d]] = {nn.Conv2d: QuadraticConv2d}
 def _class_beside(plain: type[nn.Conv2d]) -> type[nn.Conv2d]:
     """Return the class with the term for a class of convolutions, always the same one."""
     if plain not in _CLASSES:
-        members = {"plain_class": plain, "__module__": __name__}
+        members = {"plain_class": plain, "__module__": __name__, "__reduce__": _reduce}
         _CLASSES[plain] = type(f"Quadratic{plain.__name__}", (TermBeside, plain), members)
     return _CLASSES[plain]
+
+
+def _reduce(conv: Any) -> tuple[Any, ...]:
+    """Tell pickle and deepcopy how to find a class that was made here and has no name to be found by."""
+    return _blank, (conv.plain_class,), conv.__getstate__()
 
 
 def _blank(plain: type[nn.Conv2d]) -> nn.Conv2d:

@@ -47,7 +47,7 @@ class DitConvNeXt(ConvNeXt):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         first: Any = self.stages[0]
         block = min(PUBLISHED_BLOCK, len(first.blocks) - 1)
-        places = quadratic_at or [f"stages.0.blocks.{block}.conv_dw"]
+        places = [f"stages.0.blocks.{block}.conv_dw"] if quadratic_at is None else quadratic_at
         add_quadratic(self, places, rank=quadratic_rank, norm=quadratic_norm)
 
 

@@ -13,10 +13,11 @@ from ditcnn.ops.reference import check_shapes, reference_quadratic_form
 __all__ = ["BACKENDS", "Backend", "low_rank_form", "quadratic_form", "reference_quadratic_form", "saturate"]
 
 
-# Where the plain form is the fastest (benchmarks/op.jsonl): few products, done before the op's own overhead is; or few
-# positions, for which packing A costs more than it saves.
+# Where the plain form is the fastest (benchmarks/growth.jsonl): few products, done before the op's own overhead is; few
+# positions, for which packing A costs more than it saves; or one channel, where there is no symmetry to use.
 SMALL = 1 << 16  # products
 FEW = 128  # positions
+FEW_LIMIT = 1 << 23  # products that those may have: 32 MiB in float32
 
 
 def quadratic_form(x: Tensor, weight: Tensor, *, backend: Backend = "auto") -> Tensor:
@@ -25,9 +26,9 @@ def quadratic_form(x: Tensor, weight: Tensor, *, backend: Backend = "auto") -> T
     Only the symmetric part of each :math:`A_o` affects the result. Source: Liu et al., NeurIPS 2024, section 4.
 
     Costs ``O * C(C+1)/2`` multiplications a position and a few MiB of memory beyond the result, whatever the number of
-    positions; the backward pass recomputes the products instead of keeping them. Up to 127 positions, where that is faster,
-    the plain form is taken, with up to 32 MiB of products. The same input gives the same bits. Second derivatives are
-    supported.
+    positions; the backward pass recomputes the products instead of keeping them. For one channel, up to 65,536 products
+    (positions times C^2), or up to 127 positions with at most 8 million products, the plain form is faster and is taken,
+    with these products in memory. The same input gives the same bits. Second derivatives are supported.
 
     Under autocast the form runs in bfloat16 where that is the autocast dtype. float16 is computed in float32: under autocast
     the result stays in it, outside it saturates at float16's largest number. Sums are float32, or float64 for float64.
@@ -64,10 +65,14 @@ def quadratic_form(x: Tensor, weight: Tensor, *, backend: Backend = "auto") -> T
 def _plain_is_better(x: Tensor) -> bool:
     if torch.compiler.is_exporting():  # torch.export and ONNX shall see plain nodes, not a custom op
         return True
-    if torch.compiler.is_compiling():  # sizes may be symbols there, and one node is wanted
+    if torch.compiler.is_compiling() or _under_vmap():  # sizes may be symbols there, or those of one sample
         return False
-    products = x.numel() * x.shape[-1]
-    return products <= SMALL or (products <= FEW * SMALL and products < FEW * x.shape[-1] ** 2)
+    channels, products = x.shape[-1], x.numel() * x.shape[-1]
+    return channels == 1 or products <= SMALL or (products <= FEW_LIMIT and products < FEW * channels**2)
+
+
+def _under_vmap() -> bool:
+    return torch._C._functorch.maybe_current_level() is not None
 
 
 def low_rank_form(x: Tensor, u: Tensor, v: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ def custom_quadratic_form(x: Tensor, weight: Tensor, backend: str) -> Tensor:
 def _as_images(x: Tensor) -> Tensor:
     """Return x as ``[N, P, C]``: a view, unless its strides do not allow it."""
     if x.ndim < 3:
-        return x.reshape(1, -1, x.shape[-1])
+        return x.reshape(1, x.shape[0] if x.ndim == 2 else 1, x.shape[-1])
     return x.flatten(1, -2) if x.ndim > 3 else x
 
 
@@ -63,9 +63,9 @@ def _form_backward(grad: Tensor, x: Tensor, weight: Tensor, backend: str, of_x: 
     if chosen == "native":
         native_backward(grad, x, weight, grad_x if of_x else None, grad_weight if of_weight else None)
     else:
-        backward = fused_backward if chosen == "fused" else packed_backward
         flat_grad, flat_x = (t.reshape(-1, t.shape[-1]) for t in (grad.to(x.dtype), x))
-        gradients = backward(flat_grad, flat_x, weight.to(x.dtype))
+        matrices = (flat_grad, flat_x, weight.to(x.dtype))
+        gradients = fused_backward(*matrices) if chosen == "fused" else packed_backward(*matrices, of_x, of_weight)
         if of_x:
             grad_x.copy_(gradients[0].view(x.shape))
         if of_weight:
@@ -100,7 +100,7 @@ def _choose(backend: str, x: Tensor) -> str:
         if x.device.type != "cpu" or x.dtype not in NATIVE_DTYPES:
             raise ValueError(f"backend='native' is for float32 and bfloat16 on a CPU; got {x.dtype} on {x.device}.")
         if not native_available():
-            raise RuntimeError("backend='native' needs a C compiler (cc, gcc or clang) on Linux, and DITCNN_NATIVE not 0.")
+            raise RuntimeError("backend='native' needs a C compiler (gcc) on Linux, and DITCNN_NATIVE not 0.")
     return backend
 
 
@@ -133,7 +133,8 @@ def _backward_twice(ctx, grads: list[Tensor]):  # type: ignore[no-untyped-def]
     of_grad = torch.zeros_like(grad)
     of_x, of_weight = torch.zeros_like(x), torch.zeros_like(weight)
     if ctx.of_x:
-        scale = x.detach().norm() / u.detach().norm().clamp(min=torch.finfo(u.dtype).tiny)
+        ratio = x.detach().norm() / u.detach().norm()
+        scale = torch.where(ratio.isfinite() & (ratio > 0), ratio, torch.ones_like(ratio))
         for sign in (1, -1):
             shifted = x + sign * scale * u
             of_grad = of_grad + sign * _form(shifted, weight, ctx.backend) / (2 * scale)

@@ -24,17 +24,22 @@ def packed_forward(x: Tensor, weight: Tensor) -> Tensor:
     return y
 
 
-def packed_backward(grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the gradients of x, ``[T, C]``, and of A, ``[O, C, C]``; the latter in float32 for half precision."""
+def packed_backward(grad: Tensor, x: Tensor, weight: Tensor, of_x: bool, of_weight: bool) -> tuple[Tensor, Tensor]:
+    """Return the gradients of x, ``[T, C]``, and of A, ``[O, C, C]``, the latter in float32 for half precision.
+
+    One that is not asked for means nothing.
+    """
     channels = x.shape[1]
     columns = _pack(weight)
     grad_x = torch.empty_like(x, memory_format=torch.contiguous_format)
     grad_columns = torch.zeros_like(columns, dtype=_accumulator(x.dtype))
     for start, tile in _tiles(x, columns.shape[1]):
         g = grad[start : start + len(tile)]
-        products = _products(tile, columns.shape[1])
-        grad_columns += g.T @ products
-        grad_products = torch.mm(g, columns, out=products)
+        if of_weight:
+            grad_columns += g.T @ _products(tile, columns.shape[1])
+        if not of_x:
+            continue
+        grad_products = torch.mm(g, columns)
         grad_tile = torch.zeros_like(tile)
         for (s, e), gp in _blocks_of(grad_products, channels):
             grad_tile[:, s:e] += torch.bmm(gp, tile[:, s:, None]).squeeze(2)

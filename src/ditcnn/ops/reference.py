@@ -16,7 +16,7 @@ def reference_quadratic_form(x: Tensor, weight: Tensor) -> Tensor:
     Returns:
         ``[..., O]``.
     """
-    products = x.unsqueeze(-1) * x.unsqueeze(-2)
+    products = x.unsqueeze(-1) @ x.unsqueeze(-2)  # as matrices: for a plain product autograd sums its gradient twice
     return products.flatten(-2) @ weight.flatten(1).T
 
 

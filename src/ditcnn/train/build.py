@@ -7,12 +7,15 @@ from typing import Any
 
 import timm
 import torch
+from safetensors import SafetensorError
 from timm.models import PretrainedCfg, resolve_model_input_args
 from torch import nn
 
 from ditcnn.errors import InputError, nearest
 
 __all__ = ["build_model"]
+
+_OF_THE_DATA = ("num_classes", "in_chans", "img_size")  # arguments that the images decide
 
 
 def build_model(
@@ -26,12 +29,14 @@ def build_model(
         num_classes: Outputs of the head.
         pretrained: Weights to start from: the folder of a run, or a name of timm's registry that has weights. Those of a
             plain network leave the quadratic terms at their start; a head for another number of classes starts afresh.
+            A folder of the same model gives the arguments that it was made with, too.
         model_kwargs: Arguments of the model.
 
     Raises:
         InputError: The model does not take these arguments, images or weights.
     """
-    start = _weights(pretrained, name) if pretrained else {}
+    start, own = _weights(pretrained, name) if pretrained else ({}, {})
+    model_kwargs = own | model_kwargs
     try:
         arguments = resolve_model_input_args(name, {"input_size": tuple(image_shape)}, **model_kwargs)
         model: nn.Module = timm.create_model(**(arguments | start), num_classes=num_classes)
@@ -39,7 +44,7 @@ def build_model(
         with torch.no_grad():
             model(torch.zeros(1, *image_shape))
         model.train()
-    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+    except (TypeError, ValueError, RuntimeError, AssertionError, SafetensorError) as error:
         size = "x".join(map(str, image_shape[1:]))
         weights = f" and the weights of {pretrained}" if pretrained else ""
         reason = " ".join(str(error).split())
@@ -47,8 +52,8 @@ def build_model(
     return model
 
 
-def _weights(source: str, name: str) -> dict[str, Any]:
-    """Return what makes ``timm.create_model`` load the weights of ``source`` into the model ``name``."""
+def _weights(source: str, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what makes ``timm.create_model`` load the weights of ``source`` into ``name``, and its arguments."""
     if Path(source).is_dir():
         return _weights_of_folder(Path(source), name)
     if not timm.is_model(source):
@@ -58,19 +63,20 @@ def _weights(source: str, name: str) -> dict[str, Any]:
     if cfg is None or not cfg.has_weights:
         raise InputError(f"--pretrained {source}: there are no weights of that name. List them: timm.list_pretrained().")
     given = {key: getattr(cfg, key) for key in ("url", "file", "hf_hub_id", "hf_hub_filename", "num_classes", "input_size")}
-    return {"pretrained": True, "pretrained_cfg_overlay": given}
+    return {"pretrained": True, "pretrained_cfg_overlay": given}, {}
 
 
-def _weights_of_folder(folder: Path, name: str) -> dict[str, Any]:
+def _weights_of_folder(folder: Path, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     try:
         config = json.loads((folder / "config.json").read_bytes())
         cfg = config["pretrained_cfg"] | {"num_classes": config["num_classes"], "source": "local-dir", "file": str(folder)}
         if config["architecture"].split(".")[0] == name:
-            known = PretrainedCfg.__dataclass_fields__
-            return {"pretrained": True, "pretrained_cfg": {key: value for key, value in cfg.items() if key in known}}
+            known = {key: value for key, value in cfg.items() if key in PretrainedCfg.__dataclass_fields__}
+            own = {key: value for key, value in config.get("model_args", {}).items() if key not in _OF_THE_DATA}
+            return {"pretrained": True, "pretrained_cfg": known}, own
+        given = {key: cfg[key] for key in ("source", "file", "num_classes", "input_size")}
     except FileNotFoundError:
         raise InputError(f"--pretrained {folder}: it holds no trained model (config.json and model.safetensors).") from None
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise InputError(f"--pretrained {folder}: its config.json is damaged: {error}") from None
-    given = {key: cfg[key] for key in ("source", "file", "num_classes", "input_size")}
-    return {"pretrained": True, "pretrained_cfg_overlay": given}
+    return {"pretrained": True, "pretrained_cfg_overlay": given}, {}

@@ -41,7 +41,7 @@ def native_forward(x: Tensor, weight: Tensor, y: Tensor) -> None:
     """
     library, weight = _library(), weight.float().contiguous()
     outputs, channels = weight.shape[:2]
-    packed = torch.empty(library.ditcnn_packed_size(channels, outputs))
+    packed = _scratch(library, channels, outputs)
     sizes = (ctypes.c_int64(x.shape[0] * x.shape[1]), channels, outputs)
     _check(library.ditcnn_form(_map(x), _pointer(weight), _map(y), *sizes, _pointer(packed), torch.get_num_threads()))
 
@@ -57,7 +57,7 @@ def native_backward(grad: Tensor, x: Tensor, weight: Tensor, grad_x: Tensor | No
     """
     library = _library()
     outputs, channels = weight.shape[:2]
-    scratch = torch.empty(library.ditcnn_packed_size(channels, outputs))
+    scratch = _scratch(library, channels, outputs)
     sizes = (ctypes.c_int64(x.shape[0] * x.shape[1]), channels, outputs)
     threads = torch.get_num_threads()
     if grad_x is not None:
@@ -73,6 +73,10 @@ def _library() -> ctypes.CDLL:
     library = load_library()
     assert library is not None  # callers ask native_available first
     return library
+
+
+def _scratch(library: ctypes.CDLL, channels: int, outputs: int) -> Tensor:
+    return torch.empty(library.ditcnn_packed_size(channels, outputs), dtype=torch.float32, device="cpu")
 
 
 def _map(tensor: Tensor) -> object:

@@ -25,18 +25,18 @@ TUNE = ("-mcpu=native",) if platform.machine() in ("aarch64", "arm64", "ppc64le"
 def load_library() -> ctypes.CDLL | None:
     """Return the compiled code, or None where it cannot be had; said once, as a warning.
 
-    Only for Linux: OpenMP must be the one that torch has loaded, which the loader sees to there. ``DITCNN_NATIVE=0`` in the
-    environment turns it off.
+    Only for Linux and GCC: there the loader takes the OpenMP library that torch has loaded, and no second one.
+    ``DITCNN_NATIVE=0`` in the environment turns it off.
     """
     if os.environ.get("DITCNN_NATIVE") == "0" or platform.system() != "Linux":
         return None
-    compiler = _compiler()
+    compiler = find_compiler()
     if compiler is None:
-        warnings.warn("no C compiler found (cc, gcc or clang): quadratic_form takes its slower form.", stacklevel=2)
+        warnings.warn("no C compiler found (gcc, or cc if it is gcc): quadratic_form takes its slower form.", stacklevel=2)
         return None
     try:
         return open_library(_compiled(compiler))
-    except (OSError, subprocess.SubprocessError) as error:
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
         detail = getattr(error, "stderr", None) or str(error)
         warnings.warn(f"kernel.c could not be compiled; quadratic_form takes its slower form: {detail}", stacklevel=2)
         return None
@@ -49,21 +49,29 @@ def open_library(path: Path) -> ctypes.CDLL:
     return library
 
 
-def _compiler() -> str | None:
-    named = os.environ.get("CC")
-    return next((path for name in (named, "cc", "gcc", "clang") if name and (path := shutil.which(name))), None)
+def find_compiler() -> str | None:
+    """Return the path of ``$CC``, gcc or cc, the first that is GCC: others bring an OpenMP of their own beside torch's."""
+    for name in (os.environ.get("CC"), "gcc", "cc"):
+        path = shutil.which(name) if name else None
+        if path is not None and "clang" not in _version(path):
+            return path
+    return None
+
+
+def _version(compiler: str) -> str:
+    return subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
 
 
 def _compiled(compiler: str) -> Path:
     """Return the library in the cache folder, compiled if it is not there: one for each source, compiler and processor."""
-    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
+    version = _version(compiler)
     key = hashlib.sha256("\0".join([SOURCE.read_text(), version, *FLAGS, *TUNE, _processor()]).encode()).hexdigest()
     path = cache_folder() / f"native-{key[:24]}.so"
     if not path.exists():
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             return compile_kernel(compiler, path)
-        except PermissionError:  # a read-only home
+        except OSError:  # a read-only home
             return compile_kernel(compiler, Path(tempfile.mkdtemp(prefix="ditcnn-")) / path.name)
     return path
 

@@ -96,7 +96,7 @@ static void store(const Map *m, int64_t first, int count, int channels, const fl
     }
 }
 
-/* Load positions and write their channels twice in a row; what lies behind stays zero. */
+/* Load positions and write their channels twice in a row; what lies behind is left as it is. */
 static void load_twice(const Map *x, int64_t first, int count, int channels, float *xx, int stride) {
     load(x, first, count, channels, xx, stride);
     for (int t = 0; t < count; t++) memcpy(xx + t * stride + channels, xx + t * stride, channels * sizeof(float));
@@ -228,6 +228,12 @@ INLINE int cut(int n, int groups, int k) { return (int)((int64_t)n * k / groups)
 INLINE int wide_of(int columns_left) { return columns_left > V ? 2 : 1; }
 static int has_pair(int channels, int i, int d) { return !(channels % 2 == 0 && d && d == channels / 2 && i >= channels / 2); }
 
+/* One thread's lack of memory ends the work of all, behind the barrier that follows. */
+#define SHARE_FAILURE(failed)                  \
+    {                                          \
+        _Pragma("omp atomic write") failed = 1; \
+    }
+
 static float *aligned(int64_t floats) { return aligned_alloc(64, (size_t)((floats * 4 + 63) / 64 * 64)); }
 
 /* Scratch memory in floats that a caller provides: the packed weights. */
@@ -280,14 +286,15 @@ static void pack_partners(const float *A, int C, int O, float *W, int threads) {
 
 /* y = x'Ax. Returns 0, or 1 when memory is short. */
 int ditcnn_form(const Map *x, const float *A, const Map *y, int64_t T, int C, int O, float *W, int threads) {
-    const int D = C / 2, width = 2 * C + PANEL, panels = ceil_div(O, PANEL), columns = panels * PANEL;
+    const int D = C / 2, width = 2 * C, panels = ceil_div(O, PANEL), columns = panels * PANEL;
     const int64_t tiles = (T + POSITIONS - 1) / POSITIONS;
     int failed = 0;
     pack_outputs(A, C, O, W, threads);
-#pragma omp parallel num_threads(threads) reduction(| : failed)
+#pragma omp parallel num_threads(threads)
     {
         float *xx = aligned((int64_t)POSITIONS * width), *rows = aligned((int64_t)POSITIONS * columns);
-        failed = !xx || !rows;
+        if (!xx || !rows) SHARE_FAILURE(failed)
+#pragma omp barrier
 #pragma omp for schedule(static)
         for (int64_t tile = 0; tile < tiles; tile++) {
             if (failed) continue;
@@ -320,11 +327,12 @@ int ditcnn_grad_x(const Map *g, const Map *x, const float *A, const Map *gx, int
     const float *squares = W + (int64_t)C * partners * O * PANEL;
     int failed = 0;
     pack_partners(A, C, O, W, threads);
-#pragma omp parallel num_threads(threads) reduction(| : failed)
+#pragma omp parallel num_threads(threads)
     {
         float *xx = aligned((int64_t)POSITIONS * width), *rows = aligned((int64_t)POSITIONS * width);
         float *gg = aligned((int64_t)POSITIONS * O);
-        failed = !xx || !rows || !gg;
+        if (!xx || !rows || !gg) SHARE_FAILURE(failed)
+#pragma omp barrier
         if (xx) memset(xx, 0, (size_t)POSITIONS * width * sizeof(float));
 #pragma omp for schedule(static)
         for (int64_t tile = 0; tile < tiles; tile++) {
@@ -371,11 +379,12 @@ int ditcnn_grad_weight(const Map *g, const Map *x, float *gA, int64_t T, int C, 
     const int D = C / 2, width = 2 * C, panels = ceil_div(O, PANEL), groups = ceil_div(D + 1, ROWS);
     const int64_t tiles = (T + LENGTH - 1) / LENGTH;
     int failed = 0;
-#pragma omp parallel num_threads(threads) reduction(| : failed)
+#pragma omp parallel num_threads(threads)
     {
         float *xx = aligned((int64_t)LENGTH * width), *gg = aligned((int64_t)LENGTH * panels * PANEL);
         float *scaled = aligned((int64_t)LENGTH * PANEL);
-        failed = !xx || !gg || !scaled;
+        if (!xx || !gg || !scaled) SHARE_FAILURE(failed)
+#pragma omp barrier
         if (gg) memset(gg, 0, (size_t)LENGTH * panels * PANEL * sizeof(float));
 #pragma omp for schedule(static)
         for (int64_t at = 0; at < (int64_t)panels * C; at++)
