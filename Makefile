@@ -11,7 +11,7 @@ test: .venv/installed-dev
 	.venv/bin/ruff check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
-	.venv/bin/pytest
+	.venv/bin/pytest --numprocesses auto
 
 clean:
 	rm -rf .venv

@@ -36,12 +36,12 @@ def build(name):
     model, x = make(), torch.randn(2, 3, size, size)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
-            module.momentum = 1.0  # take the statistics of the one batch below
+            module.momentum = 1.0  # take the statistics of the one batch below; a small one would scale up noise
     for p in model.parameters():
         if p.ndim == 1:
             p.data += 0.1 * torch.rand_like(p)  # scales that begin at zero hide what they scale
     with torch.no_grad():
-        model.train()(x)
+        model.train()(torch.randn(16, 3, size, size))
     return model.eval(), where, x
 
 
