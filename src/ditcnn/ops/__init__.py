@@ -37,7 +37,7 @@ def quadratic_form(x: Tensor, weight: Tensor, *, backend: Backend = "auto") -> T
         x: Channel vectors, ``[..., C]``.
         weight: Matrices A, ``[O, C, C]``, as in ``nn.Bilinear``.
         backend: ``"auto"``: compiled code on a CPU, the packed form elsewhere. By name: ``"native"``, compiled code for
-            float32 and bfloat16 on a CPU (Linux with a C compiler); ``"packed"``, tiles of products and matrix
+            float32 and bfloat16 on a CPU (Linux with GCC); ``"packed"``, tiles of products and matrix
             multiplications, any device; ``"fused"``, a Triton kernel for CUDA, unmeasured as yet; ``"reference"``, the
             published way. One asked for by name never gives way to another.
 
