@@ -1,7 +1,8 @@
 """The form in compiled code for CPUs: products made in registers, never in memory.
 
-``kernel.c`` is one file of C without dependencies. GCC compiles it at the first use for the machine it runs on, in a second or
-two, and it is kept in the cache folder. Without GCC nothing is lost but speed: ``backend="auto"`` then takes the packed form.
+``kernel.c`` is one file of C without dependencies. GCC compiles it at the first use for the machine it runs on, in a
+second or two, and it is kept in the cache folder. Without GCC nothing is lost but speed: ``backend="auto"`` then takes the
+packed form.
 """
 
 import ctypes
