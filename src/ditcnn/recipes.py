@@ -2,6 +2,7 @@
 
 import ast
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -13,7 +14,25 @@ from ditcnn.data import DataName
 from ditcnn.errors import InputError, nearest
 from ditcnn.models.cifar_resnet import CIFAR_MEAN, CIFAR_STD
 
-__all__ = ["RECIPES", "NamedRecipe", "Recipe", "make_recipe"]
+__all__ = ["RECIPES", "NamedRecipe", "Recipe", "make_recipe", "parse_arguments"]
+
+
+def parse_arguments(items: Iterable[str]) -> dict[str, Any]:
+    """Return ``name=value`` items as a dict; values are Python literals, or text.
+
+    Raises:
+        InputError: An item has another form.
+    """
+    arguments = {}
+    for item in items:
+        name, equals, value = item.partition("=")
+        if not equals or not name.isidentifier():
+            raise InputError(f"--model-kwargs takes name=value; got {item!r}.")
+        try:
+            arguments[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            arguments[name] = value
+    return arguments
 
 
 @dataclass(frozen=True)
@@ -103,17 +122,8 @@ class Recipe:
         self.model_arguments()
 
     def model_arguments(self) -> dict[str, Any]:
-        """Return ``model_kwargs`` as a dict; values are Python literals, or text."""
-        arguments = {}
-        for item in self.model_kwargs:
-            name, equals, value = item.partition("=")
-            if not equals or not name.isidentifier():
-                raise InputError(f"--model-kwargs takes name=value; got {item!r}.")
-            try:
-                arguments[name] = ast.literal_eval(value)
-            except (ValueError, SyntaxError):
-                arguments[name] = value
-        return arguments
+        """Return ``model_kwargs`` as a dict, as `parse_arguments` does."""
+        return parse_arguments(self.model_kwargs)
 
     def at_epochs(self, epochs: int) -> Self:
         """Return the recipe for another number of epochs, milestones and warm-up moved in proportion."""

@@ -22,7 +22,7 @@ from ditcnn.convert import (
 )
 from ditcnn.errors import InputError, nearest
 from ditcnn.models import DitResNet
-from ditcnn.recipes import Recipe
+from ditcnn.recipes import parse_arguments
 from ditcnn.train import save_model
 
 __all__ = ["convert_command"]
@@ -74,7 +74,7 @@ def convert_command(argv: list[str]) -> None:
 
 def _model_for(flags: ConvertFlags, published: dict[str, Tensor], state: dict[str, Tensor]) -> nn.Module:
     """Return the model with the arguments that the checkpoint shows, and on top of them those of the flags."""
-    asked = Recipe(model_kwargs=flags.model_kwargs).model_arguments()
+    asked = parse_arguments(flags.model_kwargs)
     shown: dict[str, Any] = {}
     cfg = timm.get_pretrained_cfg(flags.model)
     if cfg is not None:

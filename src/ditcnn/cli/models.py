@@ -8,7 +8,7 @@ import timm
 from torch import nn
 
 from ditcnn.errors import InputError, nearest
-from ditcnn.recipes import Recipe
+from ditcnn.recipes import parse_arguments
 from ditcnn.train import build_model, load_model
 
 __all__ = ["fresh_model", "input_shape", "load_weights"]
@@ -20,7 +20,7 @@ def input_shape(name: str, model_kwargs: tuple[str, ...] = (), image_size: int |
     Raises:
         InputError: There is no such model.
     """
-    arguments = Recipe(model_kwargs=model_kwargs).model_arguments()
+    arguments = parse_arguments(model_kwargs)
     if Path(name).is_dir():
         channels, height, width = _config(Path(name))["pretrained_cfg"].get("input_size", (3, 224, 224))
     else:
@@ -42,7 +42,7 @@ def fresh_model(name: str, model_kwargs: tuple[str, ...], image_shape: tuple[int
     Raises:
         InputError: There is no such model, or it does not take the arguments or images.
     """
-    arguments: dict[str, Any] = Recipe(model_kwargs=model_kwargs).model_arguments()
+    arguments = parse_arguments(model_kwargs)
     if Path(name).is_dir():
         config = _config(Path(name))
         own = {key: value for key, value in config.get("model_args", {}).items() if key not in ("num_classes", "in_chans")}
@@ -70,7 +70,7 @@ def load_weights(name: str, model_kwargs: tuple[str, ...]) -> tuple[nn.Module, t
     cfg = timm.get_pretrained_cfg(name)
     if "." not in name or cfg is None or not cfg.has_weights:
         return fresh_model(name, model_kwargs, shape).eval(), shape, False
-    arguments = Recipe(model_kwargs=model_kwargs).model_arguments()
+    arguments = parse_arguments(model_kwargs)
     try:
         model: nn.Module = timm.create_model(name, pretrained=True, **arguments)
     except (OSError, RuntimeError, TypeError, ValueError) as error:

@@ -63,37 +63,36 @@ INLINE void put(const Map *m, int64_t at, float value) {
     ((uint16_t *)m->data)[at] = value != value ? 0x7fc0 : (uint16_t)(rounded >> 16);
 }
 
-/* Copy `count` positions from `first` on into rows of `stride` floats, `channels` in each. */
-static void load(const Map *m, int64_t first, int count, int channels, float *rows, int stride) {
+/* Copy `count` positions from `first` on into rows of `stride` floats, `channels` in each; or the rows out to the map. */
+INLINE void copy(const Map *m, int64_t first, int count, int channels, float *rows, int stride, const int out) {
+#define MOVE(r, c)                                                                 \
+    do {                                                                           \
+        const int64_t at = base + (r) * m->position + (c) * channel;               \
+        if (out) put(m, at, row[(r) * stride + (c)]);                              \
+        else row[(r) * stride + (c)] = get(m, at);                                 \
+    } while (0)
     for (int t = 0; t < count;) {
         int64_t n = (first + t) / m->positions, p = (first + t) % m->positions;
         int run = m->positions - p < count - t ? (int)(m->positions - p) : count - t;
-        int64_t base = n * m->image + p * m->position;
-        float *to = rows + (int64_t)t * stride;
-        if (m->channel == 1)
+        int64_t base = n * m->image + p * m->position, channel = m->channel;
+        float *row = rows + (int64_t)t * stride;
+        if (channel == 1) /* along the memory of the map, either way */
             for (int r = 0; r < run; r++)
-                for (int c = 0; c < channels; c++) to[r * stride + c] = get(m, base + r * m->position + c);
+                for (int c = 0; c < channels; c++) MOVE(r, c);
         else
             for (int c = 0; c < channels; c++)
-                for (int r = 0; r < run; r++) to[r * stride + c] = get(m, base + r * m->position + c * m->channel);
+                for (int r = 0; r < run; r++) MOVE(r, c);
         t += run;
     }
+#undef MOVE
 }
 
-static void store(const Map *m, int64_t first, int count, int channels, const float *rows, int stride) {
-    for (int t = 0; t < count;) {
-        int64_t n = (first + t) / m->positions, p = (first + t) % m->positions;
-        int run = m->positions - p < count - t ? (int)(m->positions - p) : count - t;
-        int64_t base = n * m->image + p * m->position;
-        const float *from = rows + (int64_t)t * stride;
-        if (m->channel == 1)
-            for (int r = 0; r < run; r++)
-                for (int c = 0; c < channels; c++) put(m, base + r * m->position + c, from[r * stride + c]);
-        else
-            for (int c = 0; c < channels; c++)
-                for (int r = 0; r < run; r++) put(m, base + r * m->position + c * m->channel, from[r * stride + c]);
-        t += run;
-    }
+static void load(const Map *m, int64_t first, int count, int channels, float *rows, int stride) {
+    copy(m, first, count, channels, rows, stride, 0);
+}
+
+static void store(const Map *m, int64_t first, int count, int channels, float *rows, int stride) {
+    copy(m, first, count, channels, rows, stride, 1);
 }
 
 /* Load positions and write their channels twice in a row; what lies behind is left as it is. */
