@@ -74,6 +74,8 @@ class Recipe:
     """Length of the warm-up."""
     warmup_factor: float = 0.1
     """Factor of the rate at the start of the warm-up."""
+    clip_grad: float = 0.0
+    """Largest norm of the gradient; 0 for no limit."""
     crop_padding: int = 4
     """Black pixels around an image before its random crop; 0 for no crop."""
     flip: bool = True
@@ -108,7 +110,7 @@ class Recipe:
         for name in ("epochs", "batch_size", "lr", "gamma", "warmup_factor"):
             if not 0 < getattr(self, name) < math.inf:
                 raise InputError(f"--{name.replace('_', '-')} must be above 0; got {getattr(self, name)}.")
-        for name in ("momentum", "weight_decay", "term_lr_scale", "warmup_epochs", "crop_padding", "seed"):
+        for name in ("momentum", "weight_decay", "term_lr_scale", "warmup_epochs", "clip_grad", "crop_padding", "seed"):
             if not 0 <= getattr(self, name) < 2**63:
                 raise InputError(f"--{name.replace('_', '-')} must not be negative or huge; got {getattr(self, name)}.")
         if not all(0 <= milestone < math.inf for milestone in self.milestones):

@@ -10,7 +10,15 @@ from ditcnn.ops.low_rank import check_low_rank_shapes, low_rank_products
 from ditcnn.ops.precision import in_working_precision, saturate
 from ditcnn.ops.reference import check_shapes, reference_quadratic_form
 
-__all__ = ["BACKENDS", "Backend", "low_rank_form", "quadratic_form", "reference_quadratic_form", "saturate"]
+__all__ = [
+    "BACKENDS",
+    "Backend",
+    "in_working_precision",
+    "low_rank_form",
+    "quadratic_form",
+    "reference_quadratic_form",
+    "saturate",
+]
 
 
 # Where the plain form is the fastest (benchmarks/growth.jsonl): few products, done before the op's own overhead is; few

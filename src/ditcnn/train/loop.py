@@ -128,9 +128,10 @@ class Trainer:
         self.result, self.restored_from = state["result"], path
 
     def _check_origin(self, state: dict[str, Any], path: Path) -> None:
+        made_with = dataclasses.asdict(Recipe()) | state["recipe"]  # a field that came later had its default
         for name, value in dataclasses.asdict(self.recipe).items():
-            if state["recipe"].get(name) != value:
-                raise InputError(f"{path} was made with {name} {state['recipe'].get(name)}, the settings say {value}.")
+            if made_with[name] != value:
+                raise InputError(f"{path} was made with {name} {made_with[name]}, the settings say {value}.")
         if tuple(state["classes"]) != self.data.classes:
             raise InputError(
                 f"{path} was trained on {len(state['classes'])} classes ({', '.join(state['classes'][:3])}, "
@@ -209,6 +210,9 @@ class Trainer:
         if not math.isfinite(value := loss.item()):
             raise self._diverged(f"the loss became {value}")
         self.scaler.scale(loss).backward()
+        if recipe.clip_grad:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip_grad)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad()
