@@ -1,0 +1,132 @@
+"""A cell that trains a network: one run of the engine, in a folder of its own, resumable within the run."""
+
+import dataclasses
+import statistics
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from ditcnn.cost import cost_of
+from ditcnn.data import ImageData, ImageSet
+from ditcnn.errors import RunFailed
+from ditcnn.experiments.context import Context
+from ditcnn.experiments.experiment import Cell, Numbers, Row
+from ditcnn.experiments.nets import recipe_of
+from ditcnn.train import Display, RunFolder, Trainer, build_model, choose_device
+from ditcnn.train.environment import record_launch
+from ditcnn.train.metrics import read_metrics
+
+__all__ = ["CELL_OF_A_RUN", "cost_of_cell", "made_images", "reported_top1", "run_folder", "train_cell"]
+
+CELL_OF_A_RUN = ("data", "net", "depth", "schedule", "seed")  # what decides a run
+_KEEPERS = ("comparison", "table2", "fig5")  # experiments whose runs the others take over where they lie beside
+
+
+def train_cell(cell: Cell, context: Context) -> Numbers:
+    """Train the network of a cell, or go on with it, or take over a finished run; return its figures.
+
+    Returns:
+        Accuracies in percent, ``epoch_top1`` after each epoch on the images watched, ``epoch_seconds``, ``parameters``,
+        ``macs`` and ``macs_executed`` of one image. ``failed`` says why a run broke off; its accuracies are then chance.
+    """
+    data, folder = context.images(cell["data"]), run_folder(cell, context)
+    chance = 100 / len(data.classes)
+    try:
+        result = _train(cell, context, data, folder)
+        failed = None
+    except RunFailed as error:
+        result, failed = {"test_top1": chance, "selected_epoch": 0}, str(error)
+    lines = [line for line in read_metrics(folder.metrics) if "train_loss" in line]
+    watched = "test_top1" if recipe_of(cell).protocol == "paper" else "holdout_top1"
+    model = build_model(recipe_of(cell).model, data.image_shape, len(data.classes), **recipe_of(cell).model_arguments())
+    cost = cost_of(model, data.image_shape, 2)
+    return {
+        "test_top1": result["test_top1"],
+        "best_test_top1": result.get("best_test_top1"),
+        "holdout_top1": result.get("holdout_top1"),
+        "selected_epoch": result["selected_epoch"],
+        "epoch_top1": [line[watched] for line in lines],
+        "epoch_train_loss": [line["train_loss"] for line in lines],
+        "epoch_seconds": [line["seconds"] for line in lines],
+        "median_epoch_seconds": statistics.median(line["seconds"] for line in lines) if lines else None,
+        "parameters": cost.parameters,
+        "macs": cost.macs,
+        "macs_executed": cost.macs_executed,
+        "failed": failed,
+    }
+
+
+def reported_top1(row: Row) -> float:
+    """Return the accuracy that tables give: on test of the chosen epoch; in the paper's protocol of the best one on test."""
+    value: float = row["test_top1"] if row["best_test_top1"] is None else row["best_test_top1"]
+    return value
+
+
+def run_folder(cell: Cell, context: Context) -> RunFolder:
+    """Return the folder of a cell's run: a finished one of an experiment beside this one, or its own."""
+    run = {key: cell[key] for key in CELL_OF_A_RUN}
+    for keeper in _KEEPERS:
+        folder = RunFolder(dataclasses.replace(context, out=context.out.parent / keeper).folder(run))
+        if folder.weights.exists() and any(line.get("final") for line in read_metrics(folder.metrics)):
+            return folder
+    return RunFolder(context.folder(run))
+
+
+def cost_of_cell(cell: Cell) -> float:
+    """Return the relative time of a cell's run: epochs, depth, and the convolutions of the older networks."""
+    widened = {"fan": 3.0, "quadralib": 3.2, "qres": 2.0, "plain-parameters": 1.15, "plain-macs": 1.25}
+    small = 0.3 if cell["net"].startswith("convnext") else 1.0
+    return float(recipe_of(cell).epochs * cell["depth"]) * widened.get(cell["net"], 1.0) * small
+
+
+def made_images(name: str) -> ImageData:
+    """Return 66 training and 30 test images of 32x32 in three classes that differ in brightness, with noise; for smoke."""
+    draw = torch.Generator().manual_seed(0)
+
+    def part(count: int) -> ImageSet:
+        labels = torch.arange(count) % 3
+        noise = torch.randint(0, 90, (count, 3, 32, 32), generator=draw)
+        return ImageSet((70 * labels[:, None, None, None] + noise).to(torch.uint8), labels)
+
+    return ImageData(part(66), part(30), ("dark", "grey", "bright"))
+
+
+def _train(cell: Cell, context: Context, data: ImageData, folder: RunFolder) -> dict[str, Any]:
+    recipe, device = recipe_of(cell), choose_device("auto")
+    display = _Quiet(context.progress)
+    trainer = Trainer(recipe, data, folder, device, display)
+    if not folder.config.exists():
+        with folder.locked():
+            settings = {"recipe": cell["data"], "device": "auto", "checkpoint_minutes": 5.0} | dataclasses.asdict(recipe)
+            folder.create({key: list(v) if isinstance(v, tuple) else v for key, v in settings.items() if v is not None})
+    trainer.restore()
+    if trainer.progress.finished:
+        return trainer.result
+    with folder.locked():
+        for difference in record_launch(folder.environment, device):
+            display.warn(f"{folder.path} goes on with other {difference}; bits may differ from an uninterrupted run.")
+        return trainer.run()
+
+
+class _Quiet(Display):
+    """A display that moves the experiment's bar and prints warnings alone."""
+
+    def __init__(self, progress: Callable[[float], None]) -> None:
+        super().__init__()
+        self.tell = progress
+
+    @contextmanager
+    def bar(self, total: float, done: float, description: str = "") -> Iterator[None]:
+        """Count steps meanwhile."""
+        self.total, self.done = total, done
+        yield
+
+    def step(self, description: str) -> None:
+        """Count one step."""
+        self.done += 1
+        self.tell(self.done / self.total)
+
+    def say(self, message: str) -> None:
+        """Say nothing: the run's own record has it."""
