@@ -10,6 +10,7 @@ from ditcnn.cli.evaluate import evaluate_command
 from ditcnn.cli.export import export_command
 from ditcnn.cli.info import info_command
 from ditcnn.cli.predict import predict_command
+from ditcnn.cli.report import report_command
 from ditcnn.cli.reproduce import reproduce_command
 from ditcnn.cli.train import train_command
 from ditcnn.errors import InputError, RunFailed, nearest, reason
@@ -25,6 +26,7 @@ _COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {
     "convert": (convert_command, "make a model of a published or a plain network's checkpoint"),
     "bench": (bench_command, "measure the form and the networks on this machine"),
     "reproduce": (reproduce_command, "run an experiment of the paper: numbers, figures, table"),
+    "report": (report_command, "write a page about runs side by side"),
     "export": (export_command, "write a model as ONNX, torch.export or safetensors"),
 }
 

@@ -93,7 +93,7 @@ def _table(summary: Summary) -> str:
             "",
             "Test accuracy of the trained networks, taken apart without training on; drops are paired by seed, with 95%",
             "intervals. *Q = 0*: A is set to zero; the halving of the convolution's part stays. *Less tr(A S)*: from the",
-            "term's map the number tr(A_o S) is subtracted, one for each output channel o, at every position of every image;",
+            "term's map the number tr(A_o S) is subtracted, one for each output channel o, at each position of each image;",
             "S is the covariance of the channels at the term's input, behind its norm, over all positions of the images",
             "trained on, without augmentation. The paper does not say what it subtracts." + _left_out(summary["left_out"]),
         ]
