@@ -177,8 +177,8 @@ def _removal(groups: Sequence[Group], data: Path | None) -> str:
     head = ["", "seeds", "test top-1 [%]", "drop less tr(A S), points", "drop at A = 0, points"]
     note = (
         "The saved models, taken apart without training on. A = 0 leaves all else, a halving of the convolution's part "
-        "included. Less tr(A S) subtracts from the term's map the number tr(A S) of each output channel, S the covariance of "
-        "the channels at the term's input over the images trained on."
+        "included. Less tr(A S) subtracts from the term's map the number tr(A S) of each output channel, S the covariance "
+        "of the channels at the term's input over the images trained on."
     )
     return _table(head, rows) + f'<p class="note">{note}</p>'
 

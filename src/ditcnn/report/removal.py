@@ -36,8 +36,8 @@ def removal_of(run: Run, data: Path) -> Removal | None:
     images = open_data(data, RECIPES[run.settings.get("recipe") or "digits"].data)
     if (images.image_shape, len(images.classes)) != (trained.image_shape, len(trained.classes)):
         raise InputError(
-            f"{run.folder.path} was trained on {len(trained.classes)} classes of images {trained.image_shape}; --data {data} "
-            f"has {len(images.classes)} of {images.image_shape}."
+            f"{run.folder.path} was trained on {len(trained.classes)} classes of images {trained.image_shape}; "
+            f"--data {data} has {len(images.classes)} of {images.image_shape}."
         )
     seen = images.train if run.watched == "test" else hold_out(images.train)[0]
     parts = term_parts(trained, seen)
