@@ -4,6 +4,7 @@ from typing import Any
 
 from ditcnn.errors import InputError, nearest
 from ditcnn.experiments.experiment import BUDGETS, Budget, BudgetName, Experiment, Plan
+from ditcnn.experiments.fig1 import FIG1
 from ditcnn.experiments.runner import duration, reproduce
 
 __all__ = [
@@ -18,7 +19,7 @@ __all__ = [
     "reproduce",
 ]
 
-_ALL: tuple[Experiment[Any], ...] = ()
+_ALL: tuple[Experiment[Any], ...] = (FIG1,)
 
 EXPERIMENTS: dict[str, Experiment[Any]] = {experiment.name: experiment for experiment in _ALL}
 
