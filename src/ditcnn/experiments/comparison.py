@@ -58,6 +58,7 @@ def _summarise(rows: Sequence[Row]) -> Summary:
         comparisons[name] = {
             **paired_interval(top1[first], top1[second])._asdict(),
             "differences": differences,
+            "ahead": sum(difference > 0 for difference in differences),
             "p": paired_p_value(top1[first], top1[second]),
             "p_holm": adjusted.get(name),
             "spread": spread,
@@ -72,6 +73,7 @@ def _summarise(rows: Sequence[Row]) -> Summary:
 
 def _arm(rows: Sequence[Row], plain: Sequence[Row]) -> dict[str, object]:
     seconds = [row["median_epoch_seconds"] for row in rows]
+    held = [row["holdout_top1"] for row in rows if row["holdout_top1"] is not None]
     ratios = [
         s / row["median_epoch_seconds"] for s, row in zip(seconds, plain, strict=True) if s and row["median_epoch_seconds"]
     ]
@@ -82,6 +84,7 @@ def _arm(rows: Sequence[Row], plain: Sequence[Row]) -> dict[str, object]:
         "test_top1": mean_interval([reported_top1(row) for row in rows])._asdict(),
         "values": [reported_top1(row) for row in rows],
         "holdout_top1": [row["holdout_top1"] for row in rows],
+        "mean_holdout_top1": statistics.fmean(held) if held else None,
         "epoch_seconds": statistics.median([s for s in seconds if s]) if any(seconds) else None,
         "time_ratio": statistics.median(ratios) if ratios else None,
         "failed": sum(row["failed"] is not None for row in rows),
@@ -92,32 +95,27 @@ def _table(summary: Summary) -> str:
     arms = [
         [
             f"{arm}: {own['title']}", f"{own['parameters']:,}", f"{own['macs'] / 1e6:.1f}", _interval(own["test_top1"]),
-            _seconds(own["epoch_seconds"]), f"{own['time_ratio']:.2f}" if own["time_ratio"] else "-", own["failed"],
+            _points(own["mean_holdout_top1"]), _seconds(own["epoch_seconds"]), _points(own["time_ratio"]), own["failed"],
         ]
         for arm, own in summary["arms"].items()
     ]  # fmt: skip
-    head = ["arm", "parameters", "MMACs", "test top-1 [%]", "s an epoch", "time to a", "broken off"]
+    head = ["arm", "parameters", "MMACs", "test top-1 [%]", "held-out", "s an epoch", "time to a", "broken off"]
     pairs = [
         [
-            name,
-            _interval(own, 2),
-            own["n"],
-            _p(own["p"]),
-            _p(own["p_holm"]),
-            _points(own["spread"]),
+            name, _interval(own), own["n"], own["ahead"], _p(own["p"]), _p(own["p_holm"]), _points(own["spread"]),
             _points(own["detectable"]),
         ]
         for name, own in summary["comparisons"].items()
-    ]
-    pair_head = ["difference", "points [95% interval]", "n", "p", "p, Holm", "spread", "detectable at 80%"]
+    ]  # fmt: skip
+    pair_head = ["difference", "points [95% interval]", "n", "ahead", "p", "p, Holm", "spread", "detectable at 80%"]
     verdict = "both above zero: the claim stands" if summary["claim"] else "not both above zero: the claim does not stand"
     return "\n".join([markdown_table(head, arms), "", markdown_table(pair_head, pairs), "", f"b - c and b - d: {verdict}."])
 
 
-def _interval(value: Mapping[str, float | None], digits: int = 2) -> str:
+def _interval(value: Mapping[str, float | None]) -> str:
     mean = value["mean"]
     assert mean is not None
-    return interval_text(mean, value["low"], value["high"], digits)
+    return interval_text(mean, value["low"], value["high"], 2)
 
 
 def _seconds(value: float | None) -> str:
