@@ -43,7 +43,7 @@ class Settings:
 
 def _cells(plan: Plan[Settings]) -> list[Cell]:
     settings = plan.settings
-    sets = ("cifar10", "cifar100") if settings.with_cifar100 else ("cifar10",)
+    sets = [name for name in ("cifar10", "cifar100") if name == "cifar10" or (settings.with_cifar100 and name in plan.sets)]
     return [
         {"data": data, "net": net, "depth": depth, "schedule": settings.schedule, "seed": seed}
         for seed in range(plan.seeds)

@@ -38,6 +38,7 @@ def _cells(plan: Plan[Settings]) -> list[Cell]:
         {"data": data, "net": net, "depth": depth, "schedule": plan.settings.schedule, "seed": seed, "measure": "removal"}
         for seed in range(plan.seeds)
         for data in plan.settings.sets
+        if data in plan.sets
         for depth in plan.settings.depths
         for net in NETWORKS
     ]

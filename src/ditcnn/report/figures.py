@@ -62,11 +62,10 @@ def matrices_figure(matrices: Tensor) -> "Figure":
     panels = above.subplots(1, SHOWN, squeeze=False)[0]
     for axes, output in zip(panels, largest, strict=False):
         limit = float(matrices[output].abs().max()) or 1.0
-        axes.imshow(matrices[output], cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
+        axes.imshow(matrices[output].numpy(), cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
         axes.set_title(f"output {output}, ±{limit:.2g}", fontsize=8)
     for axes in panels:
-        axes.set(xticks=[], yticks=[])
-        axes.set_axis_off() if not axes.images else axes.grid(visible=False)
+        axes.set_axis_off()
     axes = below.subplots()
     eigenvalues = torch.linalg.eigvalsh(matrices).flip(-1)
     rank = range(1, matrices.shape[-1] + 1)
