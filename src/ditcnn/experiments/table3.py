@@ -34,7 +34,7 @@ QUOTED: tuple[dict[str, Any], ...] = (
     {"net": "HorNet-T (7x7)", "top1": 82.8, "source": "HorNet, README"},
     {"net": "HorNet-S (7x7)", "top1": 83.8, "source": "HorNet, README"},
     {"net": "HorNet-B (7x7)", "top1": 84.2, "source": "HorNet, README"},
-    {"net": "QuadraNet, transformers, state-space models", "source": f"{PAPER}: not available as text"},
+    {"net": "QuadraNet, transformers, state-space models", "source": PAPER},
 )
 
 
@@ -123,8 +123,8 @@ TABLE3 = Experiment(
     shows="Dit-ConvNeXt on ImageNet: parameters and MACs computed, accuracies quoted (Table 3, Fig. 4 right)",
     budgets={
         "smoke": Budget(Settings(("atto",)), 1, "one size that the paper does not have."),
-        "quick": Budget(Settings(("tiny", "small", "base")), 1, "the paper's sizes; nothing is trained.", "10 s"),
-        "full": Budget(Settings(("tiny", "small", "base")), 1, "the paper's sizes; nothing is trained.", "10 s"),
+        "quick": Budget(Settings(("tiny", "small", "base")), 1, "the paper's sizes; nothing is trained."),
+        "full": Budget(Settings(("tiny", "small", "base")), 1, "the paper's sizes; nothing is trained."),
     },
     cells=_cells,
     run=_run,

@@ -40,6 +40,7 @@ def curves_figure(groups: Sequence[Group]) -> "Figure":
             axes.plot(epochs, values.mean(0), label=group.name, color=colour, linestyle=style, marker=".")
             axes.fill_between(epochs, values.min(0), values.max(0), color=colour, alpha=0.2, linewidth=0)
         axes.set(xlabel="epoch", ylabel=label)
+        axes.xaxis.get_major_locator().set_params(integer=True)  # no half epochs on the axis of a short run
     handles, labels = panels[0].get_legend_handles_labels()
     if handles:
         figure.legend(handles, labels, loc="outside lower left", ncols=1)

@@ -32,7 +32,8 @@ body { max-width: 62rem; margin: 2rem auto; padding: 0 1rem }
 h1 { font-size: 1.6rem } h2 { font-size: 1.2rem; margin-top: 2.2rem; border-bottom: 1px solid #ccc } h3 { font-size: 1rem }
 .scroll { overflow-x: auto } table { border-collapse: collapse; font-variant-numeric: tabular-nums }
 th, td { padding: .25rem .8rem .25rem 0; text-align: right; vertical-align: top; border-bottom: 1px solid #e4e4e4 }
-th:first-child, td:first-child { text-align: left } th { border-bottom: 1px solid #888 }
+td { white-space: nowrap } th:first-child, td:first-child { text-align: left; white-space: normal }
+th { border-bottom: 1px solid #888 }
 img { max-width: 100%; height: auto } .note { color: #555 } code { font-size: .9em }
 """
 
