@@ -47,7 +47,7 @@ def test_images_a_second_and_days_worked_by_hand():
 
 
 def test_info_tells_the_training_time_at_a_speed(capsys):
-    assert main(["info", "dit_convnext_tiny", "--tflops", "100", "--json"]) == 0
+    assert main(["info", "dit_resnet20", "--tflops", "100", "--json"]) == 0
     figures = json.loads(capsys.readouterr().out)
     for cost in (figures, figures["plain_twin"]):
         training = cost["training"]
