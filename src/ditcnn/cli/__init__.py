@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from ditcnn import __version__
 from ditcnn.cli.bench import bench_command
 from ditcnn.cli.convert import convert_command
+from ditcnn.cli.data import data_command
 from ditcnn.cli.evaluate import evaluate_command
 from ditcnn.cli.export import export_command
 from ditcnn.cli.info import info_command
@@ -17,6 +18,7 @@ from ditcnn.train import Stopped
 __all__ = ["main"]
 
 _COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {
+    "data": (data_command, "make class folders of ImageNet's archives"),
     "train": (train_command, "train a network by a recipe"),
     "eval": (evaluate_command, "test a run's model on images with labels"),
     "predict": (predict_command, "classify images with a run's model"),
