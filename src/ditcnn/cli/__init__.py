@@ -11,7 +11,7 @@ from ditcnn.cli.export import export_command
 from ditcnn.cli.info import info_command
 from ditcnn.cli.predict import predict_command
 from ditcnn.cli.train import train_command
-from ditcnn.errors import InputError, RunFailed, nearest, reason
+from ditcnn.errors import InputError, RunFailed, ToldElsewhere, nearest, reason
 from ditcnn.train import Stopped
 
 __all__ = ["main"]
@@ -36,16 +36,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         _run(argv)
         return 0
-    except InputError as error:
-        return _report(str(error), 2)
-    except RunFailed as error:
-        return _report(str(error), 1)
-    except Stopped as stop:
-        return _report(f"stopped by {stop}, checkpoint saved; go on with --resume.", 128 + stop.signum)
-    except KeyboardInterrupt:
-        return _report("interrupted.", 130)
-    except OSError as error:  # a full disk, a file without permission
-        return _report(f"{reason(error)}.", 2)
+    except ToldElsewhere as told:
+        return _outcome(told.error)[1]
+    except (InputError, RunFailed, Stopped, KeyboardInterrupt, OSError) as error:
+        message, status = _outcome(error)
+        print(f"ditcnn: {message}", file=sys.stderr)
+        return status
+
+
+def _outcome(error: BaseException) -> tuple[str, int]:
+    """Return what to say of an error, and the exit status."""
+    if isinstance(error, Stopped):
+        return f"stopped by {error}, checkpoint saved; go on with --resume.", 128 + error.signum
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted.", 130
+    if isinstance(error, OSError):  # a full disk, a file without permission
+        return f"{reason(error)}.", 2
+    return str(error), 2 if isinstance(error, InputError) else 1
 
 
 def _run(argv: list[str]) -> None:
@@ -72,8 +79,3 @@ def _usage() -> str:
             "ditcnn COMMAND --help lists a command's flags; ditcnn --version prints the version.",
         ]
     )
-
-
-def _report(message: str, status: int) -> int:
-    print(f"ditcnn: {message}", file=sys.stderr)
-    return status

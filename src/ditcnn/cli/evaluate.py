@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from ditcnn.cli.parsing import parse
-from ditcnn.cli.train import stored_settings
+from ditcnn.cli.settings import stored_settings
 from ditcnn.data import DataName, open_data
 from ditcnn.errors import InputError
 from ditcnn.recipes import RECIPES
@@ -76,4 +76,7 @@ def _data_of(flags: EvalFlags, classes: int) -> tuple[Path | None, DataName]:
     settings = stored_settings(config) if config.is_file() else None
     if settings is None or settings.recipe not in RECIPES:
         raise InputError(f"{flags.run} does not say what it was trained on; name images with --data PATH.")
-    return settings.data, RECIPES[settings.recipe].data
+    name = RECIPES[settings.recipe].data
+    if name == "imagenet":
+        raise InputError(f"{flags.run} was trained on a streamed set; name images with --data PATH.")
+    return settings.data, name

@@ -10,10 +10,15 @@ __all__ = ["Display"]
 
 
 class Display:
-    """A progress bar over all steps on a terminal, and a line an epoch anywhere; both on stderr."""
+    """A progress bar over all steps on a terminal, and a line an epoch anywhere; both on stderr.
 
-    def __init__(self) -> None:
-        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
+    Args:
+        quiet: Show nothing.
+    """
+
+    def __init__(self, quiet: bool = False) -> None:
+        self._quiet = quiet
+        self.console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=quiet)
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=30),
@@ -45,3 +50,9 @@ class Display:
     def warn(self, message: str) -> None:
         """Print a warning."""
         self._progress.console.print(f"warning: {message}", style="yellow", markup=False)
+
+    def alert(self, message: str) -> None:
+        """Print a warning in any case: of what only this process knows."""
+        self.console.quiet = False
+        self.warn(message)
+        self.console.quiet = self._quiet
