@@ -1,5 +1,6 @@
 """A trained model named on a command line, with all that using it needs."""
 
+import logging
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,6 +114,7 @@ def _from_timm(name: str, pretrained: bool) -> nn.Module:
             print(f"ditcnn: {name} has no trained weights: what follows is of fresh ones, seed 0.", file=sys.stderr)
             pretrained = False
     torch.manual_seed(0)
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # else it tells each of its attempts
     try:
         return timm.create_model(name, pretrained=pretrained).eval()  # type: ignore[no-any-return]
     except Exception as error:  # what a download raises has no common class
