@@ -152,6 +152,7 @@ def test_what_does_not_fit_is_told_in_one_line(capsys, images, imagenet_model, t
     model = str(imagenet_model)
     assert "no model of timm's registry" in fails(capsys, "eval", "convnext_tin", "--data", str(images))
     assert "name images with --data" in fails(capsys, "eval", model)
+    assert "name images to test test_convnext on with --data" in fails(capsys, "eval", "test_convnext")
     assert "holds no images" in fails(capsys, "eval", model, "--data", str(Path.cwd()))
     assert "nowhere: no such folder or archive" in fails(capsys, "eval", model, "--data", "nowhere")
     odd = tmp_path / "odd"

@@ -92,9 +92,11 @@ def _holds_small_images(path: Path | None) -> bool:
 def _evaluate_streamed(flags: EvalFlags, folder: Path | None) -> None:
     device = choose_device(flags.device)
     check_model(flags.model)
-    path = flags.data or _streamed_data_of(flags.model, folder)
-    source = open_source(path, "val")
+    if folder is None and flags.data is None:  # before anything is downloaded
+        raise InputError(f"name images to test {flags.model} on with --data PATH.")
     named = open_named(flags.model, pretrained=flags.pretrained, image_size=flags.image_size, crop_pct=flags.crop_pct)
+    path = flags.data or _streamed_data_of(folder)
+    source = open_source(path, "val")
     if named.channels != 3:
         raise InputError(f"{flags.model} takes images of {named.channels} channels; class folders are read as RGB.")
     outputs = torch.tensor(match_classes(source.classes, named.classes, named.outputs))
@@ -141,11 +143,11 @@ def _evaluate_streamed(flags: EvalFlags, folder: Path | None) -> None:
         )
 
 
-def _streamed_data_of(model: str, folder: Path | None) -> Path:
+def _streamed_data_of(folder: Path | None) -> Path:
     config = None if folder is None else RunFolder(folder).config
     settings = stored_settings(config) if config is not None and config.is_file() else None
     if settings is None or settings.data is None:
-        raise InputError(f"{model} does not say what it was trained on; name images with --data PATH.")
+        raise InputError(f"{folder} does not say what it was trained on; name images with --data PATH.")
     return settings.data
 
 
