@@ -20,8 +20,8 @@ __all__ = ["main"]
 _COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {
     "data": (data_command, "make class folders of ImageNet's archives"),
     "train": (train_command, "train a network by a recipe"),
-    "eval": (evaluate_command, "test a run's model on images with labels"),
-    "predict": (predict_command, "classify images with a run's model"),
+    "eval": (evaluate_command, "test a run's or any timm model on images with labels"),
+    "predict": (predict_command, "classify images with a run's or any timm model"),
     "info": (info_command, "what a model costs, against its plain twin"),
     "convert": (convert_command, "make a model of a published or a plain network's checkpoint"),
     "bench": (bench_command, "measure the form and the networks on this machine"),

@@ -145,7 +145,7 @@ def eval_batches_of(
     No image is repeated to make shares equal: processes have shares that differ by at most one image, or none at all. Bad
     images that are skipped are left out, not replaced. Arguments and errors as those of `train_batches_of`.
     """
-    own = torch.arange(rank, len(source), world_size)
+    own = torch.arange(len(source))[rank::world_size]
     rows = own.split(batch_size) if len(own) else ()
     fetch = _Fetch(source, _AnyEpoch(transform), replace=False)
     for images, labels in _read(fetch, _Rows(rows), workers, skip_bad_images, bad_images):

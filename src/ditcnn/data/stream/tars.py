@@ -120,9 +120,14 @@ def members_of(path: Path) -> Iterator[Member]:
         with tarfile.open(path, "r:") as archive:
             yield from _members(archive, path, "", 0)
     except tarfile.TarError as error:
-        raise InputError(
-            f"{path} is not a plain, whole tar: {error}. Images are read at random places: decompress a .tar.gz first."
-        ) from None
+        if _is_compressed(path):
+            raise InputError(f"{path} is compressed; images are read at random places, so decompress it first.") from None
+        raise InputError(f"{path} is not a whole tar: {' '.join(str(error).split())}. Copy or unpack it again.") from None
+
+
+def _is_compressed(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(6).startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0"))
 
 
 def _members(archive: tarfile.TarFile, path: Path, prefix: str, base: int) -> Iterator[Member]:
@@ -142,4 +147,4 @@ def _members(archive: tarfile.TarFile, path: Path, prefix: str, base: int) -> It
     if file is not None:
         file.seek(archive.offset)
         if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-            raise tarfile.ReadError("cut off or damaged, it has no end mark where its files end")
+            raise tarfile.ReadError("unexpected end of data, or a damaged header")
