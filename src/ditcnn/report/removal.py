@@ -33,7 +33,12 @@ def removal_of(run: Run, data: Path) -> Removal | None:
     trained = load_model(run.folder.path)
     if not any(True for _ in quadratic_terms(trained.model)):
         return None
-    images = open_data(data, RECIPES[run.settings.get("recipe") or "digits"].data)
+    kind = RECIPES[run.settings.get("recipe") or "digits"].data
+    if kind == "imagenet":
+        raise InputError(
+            f"{run.folder.path} is a run on ImageNet; removal is measured on images in memory. Leave out --data."
+        )
+    images = open_data(data, kind)
     if (images.image_shape, len(images.classes)) != (trained.image_shape, len(trained.classes)):
         raise InputError(
             f"{run.folder.path} was trained on {len(trained.classes)} classes of images {trained.image_shape}; "

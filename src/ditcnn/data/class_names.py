@@ -1,0 +1,66 @@
+"""Names of classes: ImageNet's, and how the classes of a data set meet those of a model."""
+
+import functools
+from collections.abc import Sequence
+
+from timm.data import ImageNetInfo, infer_imagenet_subset
+
+from ditcnn.errors import InputError
+
+__all__ = ["describe", "imagenet_classes", "match_classes"]
+
+
+def imagenet_classes(count: int) -> tuple[str, ...]:
+    """Return the WordNet ids of the ImageNet classes that a model with ``count`` outputs has; nothing for other counts.
+
+    >>> imagenet_classes(1000)[0]
+    'n01440764'
+    >>> imagenet_classes(10)
+    ()
+    """
+    subset = infer_imagenet_subset({"num_classes": count})
+    return tuple(_imagenet(subset).label_names()) if subset else ()
+
+
+def describe(name: str) -> str:
+    """Return what a WordNet id stands for, or a name that is none as it is.
+
+    >>> describe("n01440764"), describe("truck")
+    ('tench, Tinca tinca', 'truck')
+    """
+    try:
+        return str(_imagenet("imagenet-1k").label_name_to_description(name))
+    except KeyError:
+        return name
+
+
+@functools.cache
+def _imagenet(subset: str) -> ImageNetInfo:
+    return ImageNetInfo(subset)
+
+
+def match_classes(data: Sequence[str], model: Sequence[str], count: int) -> list[int]:
+    """Return the model's output for each class of a data set.
+
+    Args:
+        data: The data's classes.
+        model: Names of the model's outputs; empty where they have none.
+        count: Number of outputs.
+
+    Raises:
+        InputError: The data has classes that the model does not know.
+
+    >>> match_classes(["dog"], ["cat", "dog"], 2)
+    [1]
+    """
+    if set(data) <= set(model):
+        output = {name: number for number, name in enumerate(model)}
+        return [output[name] for name in data]
+    if not model and len(data) == count:
+        return list(range(count))
+    strange = next((name for name in data if name not in set(model)), "")
+    known = f"{count} classes ({', '.join(model[:3])}, ...)" if model else f"{count} classes without names"
+    raise InputError(
+        f"the model knows {known}, the data has {len(data)} ({', '.join(data[:3])}, ...), {strange!r} among them: "
+        "the data's class folders must be called as the model's classes."
+    )
