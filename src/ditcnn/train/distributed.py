@@ -110,6 +110,24 @@ class Processes:
             raise ToldElsewhere(outcome[1])
         return outcome[0]  # type: ignore[return-value]
 
+    def on_all(self, work: Callable[[], Result]) -> Result:
+        """Do ``work`` in each process; where it fails in any, all end, and the first of those that failed tells why.
+
+        Raises:
+            InputError: What ``work`` raised here.
+            ToldElsewhere: Another process tells it.
+        """
+        failure = None
+        try:
+            result = work()
+        except InputError as error:
+            failure = error
+        failed = self.gather(failure is not None)[:, 0].nonzero().flatten().tolist()
+        if failed:
+            told = failure or InputError("another process failed.")
+            raise told if self.rank == failed[0] else ToldElsewhere(told)
+        return result
+
     def agreed(self, error: Exception) -> Exception:
         """Return what to raise for an error that all processes have come to: only the first one tells it."""
         return error if self.first else ToldElsewhere(error)
