@@ -55,9 +55,7 @@ def test_cosine_by_epoch_is_timms_schedule_in_each_epoch_and_group(epochs, warmu
     recipe = dataclasses.replace(make_recipe("imagenet"), epochs=epochs, warmup_epochs=warmup)
     model = timm.create_model("dit_convnext_atto")
     ours, theirs = make_optimizer(model, recipe), make_optimizer(model, recipe)
-    scheduler, length = create_scheduler_v2(
-        theirs, sched="cosine", num_epochs=epochs, warmup_epochs=warmup, warmup_lr=1e-5
-    )
+    scheduler, length = create_scheduler_v2(theirs, sched="cosine", num_epochs=epochs, warmup_epochs=warmup, warmup_lr=1e-5)
     assert length == epochs
     for epoch in range(epochs):
         for within in (0, 0.99):
