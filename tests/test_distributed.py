@@ -255,6 +255,8 @@ class Two(Processes):
     def on_first(self, work):
         return work()
 
+    on_all = on_first
+
 
 def test_sets_kept_in_memory_are_refused_under_torchrun(monkeypatch, capsys):
     monkeypatch.setattr(Processes, "join", lambda: Two(size=2))

@@ -12,9 +12,10 @@ from ditcnn.cli.parsing import given
 from ditcnn.cli.settings import TrainFlags, as_settings, recipe_of, settings_for
 from ditcnn.data import channel_statistics, open_data
 from ditcnn.data.stream import open_source
-from ditcnn.errors import InputError, reason
+from ditcnn.errors import InputError, RunFailed, reason
 from ditcnn.recipes import RECIPES
 from ditcnn.train import Display, Processes, RunFolder, Stopped, StreamTrainer, Trainer, choose_device
+from ditcnn.train.distributed import lost_contact
 from ditcnn.train.environment import record_launch
 from ditcnn.train.run import Run
 
@@ -23,11 +24,20 @@ __all__ = ["train_command"]
 
 def train_command(argv: list[str]) -> None:
     """Train, alone or with the other processes of torchrun; print the result and where it lies."""
+    try:
+        _train(argv)
+    except RuntimeError as error:  # before or after the run, which tells more
+        if not lost_contact(error):
+            raise
+        raise RunFailed(f"the processes of torchrun lost contact: {str(error).strip().splitlines()[0]}") from None
+
+
+def _train(argv: list[str]) -> None:
     processes = Processes.join()
     display = Display(quiet=not processes.first)
     # Settings and folder are one process's business: the others may not see the disk, or may see it half written.
     flags, folder, new = processes.on_first(lambda: _begin(argv, display))
-    device = processes.own_device(choose_device(flags.device))
+    device = processes.on_all(lambda: processes.own_device(choose_device(flags.device)))
     trainer: Run
     if flags.streamed:
         trainer, summary = _streamed(flags, folder, device, display, processes)
@@ -93,19 +103,22 @@ def _streamed(
     flags: TrainFlags, folder: RunFolder, device: torch.device, display: Display, processes: Processes
 ) -> tuple[StreamTrainer, str]:
     """Return the trainer, and a summary of its images and steps."""
-    assert flags.data is not None
-    train = open_source(flags.data, "train")
-    val = open_source(flags.data, "val", classes=train.classes)
-    trainer = StreamTrainer(
-        recipe_of(flags),
-        train,
-        val,
-        folder,
-        device,
-        display,
-        processes=processes,
-        workers=flags.workers,
-        checkpoint_minutes=flags.checkpoint_minutes,
+    data = flags.data
+    assert data is not None
+    train = processes.on_all(lambda: open_source(data, "train"))
+    val = processes.on_all(lambda: open_source(data, "val", classes=train.classes))
+    trainer = processes.on_all(
+        lambda: StreamTrainer(
+            recipe_of(flags),
+            train,
+            val,
+            folder,
+            device,
+            display,
+            processes=processes,
+            workers=flags.workers,
+            checkpoint_minutes=flags.checkpoint_minutes,
+        )
     )
     return trainer, (
         f"{len(train)} training images, {len(val)} val, {len(trainer.classes)} classes; {trainer.steps} steps an epoch, "

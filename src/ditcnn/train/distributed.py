@@ -1,6 +1,8 @@
 """The processes of one job, as torchrun starts them: who is first, what they agree on, gradients in common."""
 
 import os
+import time
+import uuid
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -47,7 +49,9 @@ class Processes:
         rank, size, local_rank = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
         if size > 1:
             backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-            dist.init_process_group(backend, timeout=PATIENCE)
+            store, _, _ = next(dist.rendezvous("env://", timeout=PATIENCE))
+            fresh = _unwritten(store, rank, size)
+            dist.init_process_group(backend, store=fresh, rank=rank, world_size=size, timeout=PATIENCE)
         return cls(rank, size, local_rank, launcher=os.getppid())
 
     def leave(self) -> None:
@@ -106,6 +110,24 @@ class Processes:
             raise ToldElsewhere(outcome[1])
         return outcome[0]  # type: ignore[return-value]
 
+    def on_all(self, work: Callable[[], Result]) -> Result:
+        """Do ``work`` in each process; where it fails in any, all end, and the first of those that failed tells why.
+
+        Raises:
+            InputError: What ``work`` raised here.
+            ToldElsewhere: Another process tells it.
+        """
+        failure = None
+        try:
+            result = work()
+        except InputError as error:
+            failure = error
+        failed = self.gather(failure is not None)[:, 0].nonzero().flatten().tolist()
+        if failed:
+            told = failure or InputError("another process failed.")
+            raise told if self.rank == failed[0] else ToldElsewhere(told)
+        return result
+
     def agreed(self, error: Exception) -> Exception:
         """Return what to raise for an error that all processes have come to: only the first one tells it."""
         return error if self.first else ToldElsewhere(error)
@@ -139,6 +161,30 @@ class Processes:
         """
         if self.size > 1 and any(isinstance(module, _BatchNorm) for module in model.modules()):
             distribute_bn(model, self.size, reduce=True)  # type: ignore[no-untyped-call]
+
+
+def _unwritten(store: dist.Store, rank: int, size: int) -> dist.Store:
+    """Return a part of torchrun's store that only the processes of this attempt know, each of which calls this.
+
+    torchrun keeps its store when it restarts processes, and in it are the addresses of those that are dead. Its count of
+    restarts does not tell attempts apart, as it is not the same on all machines. So each process draws a word; the first one
+    collects them until all have found their own in its list, which no earlier list can hold.
+    """
+    word = uuid.uuid4().hex
+    others = range(1, size)
+    if rank > 0:
+        store.set(f"ditcnn/word/{rank}", word)
+    while True:
+        if rank == 0:
+            store.set("ditcnn/words", " ".join([word, *(store.get(f"ditcnn/word/{r}").decode() for r in others)]))
+            if all(store.check([f"ditcnn/{word}/{r}"]) for r in others):
+                return dist.PrefixStore(word, store)
+        else:
+            first, *words = store.get("ditcnn/words").decode().split()
+            if word in words:
+                store.set(f"ditcnn/{first}/{rank}", "met")
+                return dist.PrefixStore(first, store)
+        time.sleep(0.02)
 
 
 def lost_contact(error: RuntimeError) -> bool:
