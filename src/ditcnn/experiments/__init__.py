@@ -5,6 +5,8 @@ from typing import Any
 from ditcnn.errors import InputError, nearest
 from ditcnn.experiments.experiment import BUDGETS, Budget, BudgetName, Experiment, Plan
 from ditcnn.experiments.fig1 import FIG1
+from ditcnn.experiments.fig2 import FIG2
+from ditcnn.experiments.fig6 import FIG6
 from ditcnn.experiments.runner import duration, reproduce
 
 __all__ = [
@@ -19,7 +21,7 @@ __all__ = [
     "reproduce",
 ]
 
-_ALL: tuple[Experiment[Any], ...] = (FIG1,)
+_ALL: tuple[Experiment[Any], ...] = (FIG1, FIG2, FIG6)
 
 EXPERIMENTS: dict[str, Experiment[Any]] = {experiment.name: experiment for experiment in _ALL}
 
