@@ -6,6 +6,8 @@ from ditcnn.errors import InputError, nearest
 from ditcnn.experiments.comparison import COMPARISON
 from ditcnn.experiments.experiment import BUDGETS, Budget, BudgetName, Experiment, Plan
 from ditcnn.experiments.fig1 import FIG1
+from ditcnn.experiments.fig2 import FIG2
+from ditcnn.experiments.fig6 import FIG6
 from ditcnn.experiments.placement import FIG5, TABLE5
 from ditcnn.experiments.runner import duration, reproduce
 from ditcnn.experiments.table2 import TABLE2
@@ -24,7 +26,7 @@ __all__ = [
     "reproduce",
 ]
 
-_ALL: tuple[Experiment[Any], ...] = (FIG1, COMPARISON, TABLE2, TABLE3, TABLE4, TABLE5, FIG5)
+_ALL: tuple[Experiment[Any], ...] = (FIG1, FIG2, FIG6, COMPARISON, TABLE2, TABLE3, TABLE4, TABLE5, FIG5)
 
 EXPERIMENTS: dict[str, Experiment[Any]] = {experiment.name: experiment for experiment in _ALL}
 
