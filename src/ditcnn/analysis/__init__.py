@@ -1,0 +1,1 @@
+"""Tensors in, statistics out, and figures from statistics; nothing is trained here."""

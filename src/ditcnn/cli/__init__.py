@@ -10,6 +10,7 @@ from ditcnn.cli.evaluate import evaluate_command
 from ditcnn.cli.export import export_command
 from ditcnn.cli.info import info_command
 from ditcnn.cli.predict import predict_command
+from ditcnn.cli.reproduce import reproduce_command
 from ditcnn.cli.train import train_command
 from ditcnn.errors import InputError, RunFailed, nearest, reason
 from ditcnn.train import Stopped
@@ -23,6 +24,7 @@ _COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {
     "info": (info_command, "what a model costs, against its plain twin"),
     "convert": (convert_command, "make a model of a published or a plain network's checkpoint"),
     "bench": (bench_command, "measure the form and the networks on this machine"),
+    "reproduce": (reproduce_command, "run an experiment of the paper: numbers, figures, table"),
     "export": (export_command, "write a model as ONNX, torch.export or safetensors"),
 }
 
@@ -41,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except RunFailed as error:
         return _report(str(error), 1)
     except Stopped as stop:
-        return _report(f"stopped by {stop}, checkpoint saved; go on with --resume.", 128 + stop.signum)
+        return _report(f"stopped by {stop}, {stop.advice}.", 128 + stop.signum)
     except KeyboardInterrupt:
         return _report("interrupted.", 130)
     except OSError as error:  # a full disk, a file without permission

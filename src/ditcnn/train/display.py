@@ -10,33 +10,41 @@ __all__ = ["Display"]
 
 
 class Display:
-    """A progress bar over all steps on a terminal, and a line an epoch anywhere; both on stderr."""
+    """A progress bar on a terminal, and lines anywhere; both on stderr.
 
-    def __init__(self) -> None:
+    Args:
+        unit: What the bar counts, ``"steps"``; None where it measures work that people do not count.
+    """
+
+    def __init__(self, unit: str | None = "steps") -> None:
         self.console = Console(stderr=True, highlight=False, soft_wrap=True)
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=30),
-            MofNCompleteColumn(),
-            TextColumn("steps"),
+            *([MofNCompleteColumn(), TextColumn(unit)] if unit else []),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
             console=self.console,
             disable=not self.console.is_terminal,
             transient=True,
+            speed_estimate_period=30.0 if unit else 3600.0,  # uncounted work advances in large steps
         )
 
     @contextmanager
-    def bar(self, total: int, done: int) -> Iterator[None]:
+    def bar(self, total: float, done: float, description: str = "training") -> Iterator[None]:
         """Show the bar meanwhile."""
-        self._task = self._progress.add_task("training", total=total, completed=done)
+        self._task = self._progress.add_task(description, total=total, completed=done)  # type: ignore[arg-type]
         with self._progress:
             yield
 
     def step(self, description: str) -> None:
         """Advance the bar by one step."""
         self._progress.update(self._task, advance=1, description=description)
+
+    def at(self, done: float, description: str) -> None:
+        """Set the bar to the work that is done."""
+        self._progress.update(self._task, completed=done, description=description)
 
     def say(self, message: str) -> None:
         """Print a line."""

@@ -3,7 +3,7 @@
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,29 @@ import yaml
 from ditcnn.errors import InputError
 from ditcnn.train.storage import write_atomically
 
-__all__ = ["RunFolder"]
+__all__ = ["RunFolder", "locked_folder"]
+
+
+@contextmanager
+def locked_folder(path: Path, doing: str = "works") -> Iterator[None]:
+    """Make the folder where it is not there, and keep other processes out of it meanwhile.
+
+    Raises:
+        InputError: Another process is ``doing`` something here, or the path is a file.
+    """
+    if path.exists() and not path.is_dir():
+        raise InputError(f"--out {path} is a file, not a folder.")
+    path.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise InputError(f"another process {doing} in {path}; wait for it, or name another --out.") from None
+    try:
+        yield
+    finally:
+        os.close(descriptor)
 
 
 @dataclass(frozen=True)
@@ -76,23 +98,6 @@ class RunFolder:
         self.refuse_run()
         write_atomically(self.config, yaml.safe_dump(settings, sort_keys=False).encode())
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Make the folder where it is not there, and keep other processes out of it meanwhile.
-
-        Raises:
-            InputError: Another process trains here, or the path is a file.
-        """
-        if self.path.exists() and not self.path.is_dir():
-            raise InputError(f"--out {self.path} is a file, not a folder.")
-        self.path.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.path, os.O_RDONLY)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            raise InputError(f"another process trains in {self.path}; wait for it, or name another --out.") from None
-        try:
-            yield
-        finally:
-            os.close(descriptor)
+    def locked(self) -> AbstractContextManager[None]:
+        """Make the folder where it is not there, and keep other processes out of it meanwhile, as `locked_folder` does."""
+        return locked_folder(self.path, "trains")

@@ -1,18 +1,21 @@
 """SIGTERM and SIGINT as a wish that the loop grants between two steps."""
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-__all__ = ["StopRequest", "Stopped"]
+__all__ = ["StopRequest", "Stopped", "stop_at_once"]
 
 
 class Stopped(Exception):
-    """The run was asked to stop and has saved a checkpoint."""
+    """The run was asked to stop and has saved what it had; ``advice`` says how to go on."""
 
-    def __init__(self, signum: int) -> None:
+    def __init__(self, signum: int, advice: str = "checkpoint saved; go on with --resume") -> None:
         super().__init__(signal.Signals(signum).name)
         self.signum = signum
+        self.advice = advice
 
 
 class StopRequest:
@@ -38,3 +41,18 @@ class StopRequest:
 
     def __exit__(self, *exception: object) -> None:
         self._restore()
+
+
+@contextmanager
+def stop_at_once() -> Iterator[None]:
+    """While in use, SIGTERM and SIGINT raise `Stopped` wherever the program is: for work that keeps nothing half done."""
+
+    def leave(signum: int, frame: FrameType | None) -> None:
+        raise Stopped(signum)
+
+    before = {signum: signal.signal(signum, leave) for signum in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)

@@ -1,0 +1,89 @@
+"""What an experiment is: a list of independent cells, and what is made of their numbers."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, get_args
+
+from ditcnn.data import ImageData
+from ditcnn.experiments.context import Context
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["BUDGETS", "Budget", "BudgetName", "Cell", "Experiment", "Numbers", "Plan", "Row", "Summary"]
+
+BudgetName = Literal["smoke", "quick", "full"]
+BUDGETS: tuple[BudgetName, ...] = get_args(BudgetName)
+
+Cell = dict[str, Any]  # settings, values that JSON can hold: everything that decides the cell's numbers, but the data
+Numbers = dict[str, Any]  # what a cell gave, values that JSON can hold; no NaN
+Row = dict[str, Any]  # a cell and its numbers in one
+Summary = dict[str, Any]  # means, intervals and what the figures are drawn from
+
+Settings = TypeVar("Settings")
+
+
+@dataclass(frozen=True)
+class Budget(Generic[Settings]):
+    """How much of an experiment is run.
+
+    Args:
+        settings: A frozen dataclass of the experiment's own.
+        seeds: Runs of each setting, unless the user names another number.
+        about: What it is in one line; for a shortened one, what was shortened.
+        measured: Time that it took on two cores, e.g. ``"14 min"``, or None where it has not run whole.
+    """
+
+    settings: Settings
+    seeds: int
+    about: str
+    measured: str | None = None
+
+
+@dataclass(frozen=True)
+class Plan(Generic[Settings]):
+    """What is to be run: settings, number of seeds, and the data sets that are there."""
+
+    settings: Settings
+    seeds: int
+    sets: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Experiment(Generic[Settings]):
+    """One figure or table.
+
+    Cells are independent and small: an interrupted experiment goes on with the cells that are not done. A cell's numbers
+    are a function of the cell and the data alone; its seed is part of it.
+
+    Args:
+        name: Of the command and the files.
+        shows: What a reader learns from it, in one line.
+        budgets: ``smoke``, ``quick`` and ``full``.
+        cells: Enumerates the cells of a plan, in the order in which they run.
+        run: Gives a cell's numbers. For a long cell `Context.progress` moves the bar and `Context.folder` keeps what it
+            needs to go on after a stop.
+        summarise: Means and intervals of the rows; a pure function.
+        table: Markdown of a summary.
+        draw: Figures of a summary, by suffix: ``""`` is ``NAME.png`` and ``NAME.svg``, ``"spectra"`` ``NAME-spectra.png``.
+            Matplotlib has the project's style meanwhile.
+        needs: Data sets that it cannot do without, unless the budget is smoke.
+        may_use: Data sets that it uses where they are there.
+        make_data: Makes a small data set of a given name, for smoke.
+        cost: Relative time of a cell, for the time left.
+        revision: Raised when the same cell would give other numbers than before; older cells are then refused.
+    """
+
+    name: str
+    shows: str
+    budgets: Mapping[BudgetName, Budget[Settings]]
+    cells: Callable[[Plan[Settings]], list[Cell]]
+    run: Callable[[Cell, Context], Numbers]
+    summarise: Callable[[Sequence[Row]], Summary]
+    table: Callable[[Summary], str]
+    draw: Callable[[Summary], "Mapping[str, Figure]"]
+    needs: tuple[str, ...] = ()
+    may_use: tuple[str, ...] = ()
+    make_data: Callable[[str], ImageData] | None = None
+    cost: Callable[[Cell], float] = lambda cell: 1.0
+    revision: int = 1

@@ -1,0 +1,155 @@
+"""The pictures of figure 1: boundaries in the plane, gaps against sample size, nearness of A."""
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ditcnn.analysis.figures import COLOURS, line_style
+from ditcnn.analysis.normal import Quadratic
+from ditcnn.experiments.descent import FORWARDS
+from ditcnn.experiments.experiment import Summary
+from ditcnn.experiments.two_normals import plane_problem
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["METHODS", "draw"]
+
+METHODS = {"neuron": "quadratic neuron", "mlp": "MLP", "qda": "QDA"}
+_LIMIT = 3.6  # of the plane that is drawn
+_MOST_POINTS = 200  # drawn
+
+
+def draw(summary: Summary) -> "Mapping[str, Figure]":
+    """Return the three figures."""
+    figures = {"": _boundaries(summary["plane"]), "gap": _gaps(summary["space"])}
+    return figures | {"matrix": _nearness(summary["space"])}
+
+
+def _boundaries(results: list[dict[str, Any]]) -> "Figure":
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+    sizes = sorted({r["size"] for r in results})
+    families = list(dict.fromkeys(r["covariances"] for r in results))
+    figure = Figure(figsize=(7, 1.85 * len(families) + 0.6))
+    panels = figure.subplots(len(families), len(sizes), sharex=True, sharey=True, squeeze=False)
+    for result in results:
+        axes = panels[families.index(result["covariances"]), sizes.index(result["size"])]
+        _boundary_panel(axes, result)
+    for row, family in zip(panels, families, strict=True):
+        row[0].set_ylabel(f"{family} covariances\n$x_2$ [standard deviations]")
+    for axes in panels[-1]:
+        axes.set_xlabel("$x_1$ [standard deviations]" if len(sizes) < 4 else "$x_1$ [std. dev.]")
+    handles = [Line2D([], [], color="black", linewidth=2.4, alpha=0.5, label="Bayes, closed form")]
+    handles += [Line2D([], [], **_plain(i), label=name) for i, name in enumerate(METHODS.values())]
+    handles += [
+        Line2D([], [], linestyle="", marker=m, color=c, markersize=3, label=f"class {n}")
+        for n, (m, c) in enumerate((("o", COLOURS[4]), ("x", COLOURS[5])))
+    ]
+    figure.legend(handles=handles, loc="outside upper center", ncols=6, columnspacing=1.2, handlelength=2.2)
+    return figure
+
+
+def _boundary_panel(axes: "Axes", result: dict[str, Any]) -> None:
+    problem = plane_problem(result["covariances"])
+    x, labels = problem.sample(result["size"], 0)
+    for number, (marker, colour) in enumerate((("o", COLOURS[4]), ("x", COLOURS[5]))):
+        points = x[labels == number][: _MOST_POINTS // 2]
+        axes.plot(*points.T.numpy(), marker, color=colour, markersize=2.5, alpha=0.6, zorder=1, linestyle="")
+    line = torch.linspace(-_LIMIT, _LIMIT, 201, dtype=torch.float64)
+    grid = torch.cartesian_prod(line, line)
+    functions: list[tuple[Callable[[Tensor], Tensor], dict[str, Any]]]
+    functions = [(problem.bayes().at, {"colors": "black", "linewidths": 2.4, "alpha": 0.5})]
+    for index, name in enumerate(METHODS):
+        if name in result["parameters"]:
+            style = _plain(index)
+            function = _function(name, result["parameters"][name])
+            functions.append((function, {"colors": style["color"], "linestyles": [style["linestyle"]], "linewidths": 1.4}))
+    for function, style in functions:
+        values = function(grid).reshape(201, 201).T
+        axes.contour(line, line, values, levels=[0.0], zorder=3, **style)
+    gaps = "  ".join(f"{result['gap'][name][0]:.1f}" for name in METHODS)
+    axes.set(title=f"n = {result['size']}\ngaps {gaps}", xlim=(-_LIMIT, _LIMIT), ylim=(-_LIMIT, _LIMIT), aspect="equal")
+    axes.grid(False)
+
+
+def _function(method: str, parameters: dict[str, Any]) -> Callable[[Tensor], Tensor]:
+    """Return the decision function that a cell recorded."""
+    p = {name: torch.tensor(value, dtype=torch.float64) for name, value in parameters.items()}
+    if method == "qda":
+        return Quadratic(p["a"], p["w"], p["b"]).at
+    return lambda x: FORWARDS[method](p, x[None])[0]
+
+
+def _plain(index: int) -> dict[str, Any]:
+    return {key: value for key, value in line_style(index).items() if key != "marker"}
+
+
+def _gaps(results: list[dict[str, Any]]) -> "Figure":
+    from matplotlib.figure import Figure
+
+    families = list(dict.fromkeys(r["covariances"] for r in results))
+    columns = [2, 8, 32, 64] if any(r["dims"] == 64 for r in results) else sorted({r["dims"] for r in results})
+    figure = Figure(figsize=(7, 1.9 * len(families) + 0.5))
+    panels = figure.subplots(len(families), len(columns), sharex=True, sharey=True, squeeze=False)
+    for row, family in zip(panels, families, strict=True):
+        for axes, dims in zip(row, columns, strict=True):
+            chosen = [r for r in results if r["covariances"] == family and r["dims"] == dims]
+            if not chosen:
+                axes.set_axis_off()
+                continue
+            for index, name in enumerate(METHODS):
+                _curve(axes, chosen, lambda r, name=name: r["gap"][name], index, METHODS[name])  # type: ignore[misc]
+            axes.set(title=f"{family}, {dims} dimensions", xscale="log", yscale="log")
+            _size_ticks(axes, results)
+            if axes in panels[-1] or family == families[-1]:
+                axes.set_xlabel("training points")
+        row[0].set_ylabel("gap to Bayes [points]")
+    figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
+    return figure
+
+
+def _nearness(results: list[dict[str, Any]]) -> "Figure":
+    from matplotlib.figure import Figure
+
+    chosen = [r for r in results if "cosine" in r]
+    figure = Figure(figsize=(7, 3.0))
+    panels = figure.subplots(1, 4, sharex=True)
+    for column, (measure, label) in enumerate((("cosine", "cosine with the optimum"), ("distance", "relative distance"))):
+        for half, method in enumerate(("neuron", "qda")):
+            axes = panels[2 * column + half]
+            for index, dims in enumerate(sorted({r["dims"] for r in chosen})):
+                curve = [r for r in chosen if r["dims"] == dims]
+                _curve(axes, curve, lambda r, m=measure, n=method: r[m][n], index, f"{dims}")  # type: ignore[misc]
+            axes.set(title=METHODS[method], xscale="log", xlabel="training points", ylabel=f"A: {label}")
+            _size_ticks(axes, results)
+            if measure == "distance":
+                axes.set_yscale("log")
+            else:
+                axes.set_ylim(-0.05, 1.05)
+    handles = panels[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside upper center", ncols=6, title="dimensions")
+    return figure
+
+
+def _curve(
+    axes: "Axes", results: list[dict[str, Any]], value: Callable[[dict[str, Any]], Any], index: int, label: str
+) -> None:
+    """Plot means over sample size, with their intervals as a band."""
+    points = [(r["size"], value(r)) for r in results if value(r) is not None]
+    sizes = [size for size, _ in points]
+    axes.plot(sizes, [interval[0] for _, interval in points], **line_style(index), label=label)
+    if all(interval[1] is not None for _, interval in points):
+        low = [max(interval[1], 1e-3) for _, interval in points]  # a logarithmic axis has no zero
+        axes.fill_between(sizes, low, [interval[2] for _, interval in points], color=COLOURS[index], alpha=0.15, linewidth=0)
+
+
+def _size_ticks(axes: "Axes", results: list[dict[str, Any]]) -> None:
+    """Mark the sizes that were run, and no others."""
+    sizes = sorted({r["size"] for r in results})
+    axes.set_xticks(sizes, [f"{size // 1000}k" if size % 1000 == 0 else str(size) for size in sizes])
+    axes.set_xticks([], minor=True)

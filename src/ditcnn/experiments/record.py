@@ -1,0 +1,92 @@
+"""What an experiment leaves: NAME.json, NAME.md, and each figure as PNG and SVG."""
+
+import json
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from ditcnn.analysis.figures import figure_bytes, figure_style
+from ditcnn.experiments.experiment import Experiment, Row
+from ditcnn.train.storage import write_atomically
+
+__all__ = ["interval_text", "markdown_table", "package_versions", "write_record"]
+
+_PACKAGES = ("ditcnn", "torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "matplotlib")
+
+
+def package_versions() -> dict[str, str]:
+    """Return the versions that the numbers may depend on."""
+    return {name: metadata.version(name) for name in _PACKAGES}
+
+
+def write_record(experiment: Experiment[Any], about: dict[str, Any], rows: Sequence[Row], out: Path) -> dict[str, Any]:
+    """Write all files of an experiment; return the record. The same rows give the same bytes."""
+    summary = experiment.summarise(rows)
+    record = about | {"summary": summary, "cells": list(rows)}
+    write_atomically(out / f"{experiment.name}.json", _json(record).encode())
+    pictures = []
+    with figure_style():
+        for suffix, figure in experiment.draw(summary).items():
+            stem = f"{experiment.name}-{suffix}" if suffix else experiment.name
+            for ending in ("png", "svg"):
+                write_atomically(out / f"{stem}.{ending}", figure_bytes(figure, ending))
+            pictures.append(f"{stem}.png")
+    write_atomically(out / f"{experiment.name}.md", _markdown(experiment, record, summary, pictures).encode())
+    return record
+
+
+def _json(record: dict[str, Any]) -> str:
+    """Return JSON with a cell a line: readable, and small."""
+    head = json.dumps({key: value for key, value in record.items() if key not in ("summary", "cells")}, indent=1)
+    summary = ",\n".join(
+        f"  {json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in record["summary"].items()
+    )
+    cells = ",\n".join("  " + json.dumps(row, allow_nan=False) for row in record["cells"])
+    return f'{head[:-2]},\n "summary": {{\n{summary}\n }},\n "cells": [\n{cells}\n ]\n}}\n'
+
+
+def _markdown(experiment: Experiment[Any], record: dict[str, Any], summary: dict[str, Any], pictures: list[str]) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
+    return "\n".join(
+        [
+            f"# {experiment.name}: {experiment.shows}",
+            "",
+            f"Budget `{record['budget']}`: {record['about']} Seeds: {record['seeds']}.",
+            "",
+            "```sh",
+            record["command"],
+            "```",
+            "",
+            experiment.table(summary),
+            "",
+            *[f"![{experiment.shows}]({picture})\n" for picture in pictures],
+            f"{versions}; commit {record['commit']}. Every number is in `{experiment.name}.json`.",
+            "",
+        ]
+    )
+
+
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Return a table in Markdown; text is aligned left, everything else right.
+
+    >>> print(markdown_table(["net", "top-1 [%]"], [["plain", 83.7]]))
+    | net | top-1 [%] |
+    | --- | ---: |
+    | plain | 83.7 |
+    """
+    first = rows[0] if rows else [""] * len(head)
+    rule = ["---" if isinstance(value, str) and column == 0 else "---:" for column, value in enumerate(first)]
+    lines = [head, rule, *rows]
+    return "\n".join("| " + " | ".join(str(value) for value in line) + " |" for line in lines)
+
+
+def interval_text(mean: float, low: float | None, high: float | None, digits: int = 1) -> str:
+    """Return a mean with its interval, or alone where one run gives none.
+
+    >>> interval_text(91.23, 90.8, 91.7), interval_text(91.23, None, None)
+    ('91.2 [90.8, 91.7]', '91.2')
+    """
+    if low is None or high is None:
+        return f"{mean:.{digits}f}"
+    return f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"

@@ -1,0 +1,90 @@
+"""The cells that are done, a line of JSON each, in a file that only grows."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from ditcnn.errors import InputError
+from ditcnn.experiments.context import cell_key
+from ditcnn.experiments.experiment import Cell, Numbers
+
+__all__ = ["CellStore"]
+
+
+class CellStore:
+    """``cells.jsonl``: what it is of, then launches, each followed by the cells that it did.
+
+    Cells of another budget, of other data or of an older revision of the experiment are never mixed in: the file is refused.
+
+    Args:
+        path: The file; it need not be there.
+        origin: What all its cells share.
+
+    Raises:
+        InputError: The file is of another origin, or damaged elsewhere than at its end.
+    """
+
+    def __init__(self, path: Path, origin: dict[str, Any]) -> None:
+        self.path = path
+        self.launches: list[dict[str, Any]] = []
+        self._done: dict[str, dict[str, Any]] = {}
+        self._read(origin)
+
+    def __contains__(self, cell: Cell) -> bool:
+        return cell_key(cell) in self._done
+
+    def __getitem__(self, cell: Cell) -> dict[str, Any]:
+        """Return ``numbers``, ``seconds`` and the number of the ``launch`` of a cell that is done."""
+        return self._done[cell_key(cell)]
+
+    def launch(self, about: dict[str, Any]) -> None:
+        """Note the process that does the cells from here on."""
+        self._append({"launch": about})
+        self.launches.append(about)
+
+    def add(self, cell: Cell, numbers: Numbers, seconds: float) -> None:
+        """Note a cell's numbers; they are on disk when this returns."""
+        entry = {"cell": cell, "numbers": numbers, "seconds": round(seconds, 3)}
+        self._append(entry)
+        # As they come back from the file, so that a stopped experiment and one in a single run see the same.
+        self._keep(json.loads(json.dumps(entry)))
+
+    def _keep(self, entry: dict[str, Any]) -> None:
+        self._done[cell_key(entry["cell"])] = {
+            "numbers": entry["numbers"],
+            "seconds": entry["seconds"],
+            "launch": len(self.launches) - 1,
+        }
+
+    def _append(self, entry: dict[str, Any]) -> None:
+        line = json.dumps(entry, allow_nan=False) + "\n"
+        with self.path.open("ab") as file:
+            file.write(line.encode())
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _read(self, origin: dict[str, Any]) -> None:
+        content = self.path.read_bytes() if self.path.exists() else b""
+        whole = content[: content.rfind(b"\n") + 1]
+        if len(whole) < len(content):  # the last line was being written when the process died
+            os.truncate(self.path, len(whole))
+        try:
+            first, *rest = (json.loads(line) for line in whole.splitlines()) if whole else (None,)
+            if first is not None:
+                self._check_origin(first["origin"], origin)
+            for entry in rest:
+                if "launch" in entry:
+                    self.launches.append(entry["launch"])
+                else:
+                    self._keep(entry)
+        except (ValueError, LookupError, TypeError) as error:
+            raise InputError(f"{self.path} is damaged ({error}). Delete it, or name another folder with --out.") from None
+        if first is None:
+            self._append({"origin": origin})
+
+    def _check_origin(self, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+        for key, value in wanted.items():
+            if found[key] != value:
+                what = f"{key} {found[key]}, not of {key} {value}" if key != "data" else "other images than --data holds"
+                raise InputError(f"{self.path} holds cells of {what}. Name another folder with --out.")
