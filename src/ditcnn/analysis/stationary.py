@@ -6,9 +6,9 @@ modulo the image's size. Then the unitary discrete Fourier transform makes frequ
 .. math:: \hat x(f) \sim \mathcal N(0, G_k(f)), \qquad
           \log p_k(x) = -\tfrac12 \sum_f \bigl[\log\det G_k(f) + \hat x(f)^* G_k(f)^{-1} \hat x(f)\bigr] + \text{const}
 
-G, the cross-spectra, ``[K, H, W, C, C]``, say everything about the classes: the diagonal of G(f) is the power spectrum of each
-channel, and the mean of G over frequencies is the covariance of the channels at one position. Here G is real and
-even in f. Source: Brillinger, Time Series, 1981, chapter 4.
+G, the cross-spectra, ``[K, H, W, C, C]``, say everything about the classes: the diagonal of G(f) is each channel's power
+spectrum, and the mean of G over frequencies is the covariance of the channels at one position. Here G is real and even
+in f. Source: Brillinger, Time Series, 1981, chapter 4.
 """
 
 from dataclasses import dataclass
@@ -32,7 +32,9 @@ def check_spectra(spectra: Tensor) -> None:
         raise ValueError(f"spectra must have shape [K, H, W, C, C]; got {list(spectra.shape)}.")
     mirrored = spectra.flip(1, 2).roll((1, 1), (1, 2))
     if not torch.allclose(spectra, mirrored) or not torch.allclose(spectra, spectra.mT):
-        raise ValueError("spectra must be symmetric matrices, and the same at f and -f: other images are not real or not even.")
+        raise ValueError(
+            "spectra must be symmetric matrices, and the same at f and -f: other images are not real or not even."
+        )
     least = float(torch.linalg.eigvalsh(spectra).min())
     if least <= 0:
         raise ValueError(f"spectra must be positive definite at every frequency; the least eigenvalue is {least:.3g}.")
@@ -51,13 +53,14 @@ def dense_covariance(spectra: Tensor) -> Tensor:
     """
     check_spectra(spectra)
     classes, height, width, channels, _ = spectra.shape
-    at_shift = torch.fft.ifft2(spectra, dim=(1, 2)).real
+    at_shift: Tensor = torch.fft.ifft2(spectra, dim=(1, 2)).real
     rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     rows, columns = rows.flatten(), columns.flatten()
     down = (rows[:, None] - rows) % height
     right = (columns[:, None] - columns) % width
     size = channels * height * width
-    return at_shift[:, down, right].permute(0, 3, 1, 4, 2).reshape(classes, size, size)
+    pairs = at_shift[:, down, right]  # [K, HW, HW, C, C]
+    return pairs.permute(0, 3, 1, 4, 2).reshape(classes, size, size)
 
 
 def sample_images(spectra: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
@@ -77,7 +80,8 @@ def sample_images(spectra: Tensor, labels: Tensor, generator: torch.Generator) -
     _, height, width, channels, _ = spectra.shape
     noise = torch.randn(len(labels), channels, height, width, generator=generator, dtype=spectra.dtype)
     images = torch.empty_like(noise)
-    for k, root in enumerate(roots):
+    for k in labels.unique().tolist():
+        root = roots[k]
         waves = torch.fft.fft2(noise[labels == k])
         images[labels == k] = torch.fft.ifft2(torch.einsum("hwcd,ndhw->nchw", root.to(waves.dtype), waves)).real
     return images

@@ -3,6 +3,7 @@
 from typing import Any
 
 from ditcnn.errors import InputError, nearest
+from ditcnn.experiments.correlations import CORRELATIONS
 from ditcnn.experiments.experiment import BUDGETS, Budget, BudgetName, Experiment, Plan
 from ditcnn.experiments.fig1 import FIG1
 from ditcnn.experiments.runner import duration, reproduce
@@ -19,7 +20,7 @@ __all__ = [
     "reproduce",
 ]
 
-_ALL: tuple[Experiment[Any], ...] = (FIG1,)
+_ALL: tuple[Experiment[Any], ...] = (FIG1, CORRELATIONS)
 
 EXPERIMENTS: dict[str, Experiment[Any]] = {experiment.name: experiment for experiment in _ALL}
 

@@ -3,9 +3,9 @@ r"""Colour images whose classes differ in one kind of correlation alone.
 Four classes of Gaussian images with mean zero and variance one in every pixel of every channel, periodic and stationary,
 given by their cross-spectra (`ditcnn.analysis.stationary`). Between classes the families differ so:
 
-- ``channels``: in how the three channels correlate at a position. Every channel, looked at alone, is the same random field in
-  all classes, with the smooth spectrum of natural images.
-- ``white-channels``: the same with nothing between positions, so that the channels' covariance at a position is all there is.
+- ``channels``: in how the three channels correlate at a position. Every channel, looked at alone, is the same random
+  field in all classes, with the smooth spectrum of natural images.
+- ``white-channels``: the same, independent between positions: the channels' covariance at a position is all there is.
 - ``neighbours``: in how neighbouring positions correlate. Channels are independent, and a position looked at alone
   has the same distribution in all classes.
 """

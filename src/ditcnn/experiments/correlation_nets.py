@@ -57,7 +57,7 @@ class Schedule:
 def build_net(name: Net, depth: int, size: int, classes: int) -> nn.Module:
     """Return a network for square images of three channels.
 
-    ``dit``: the Dit-ResNet of that depth. ``plain``: its twin. ``wide``: the plain net of as many parameters as the Dit-ResNet.
+    ``dit``: the Dit-ResNet of that depth. ``plain``: its twin. ``wide``: the plain net of as many parameters as ``dit``.
     ``stem``: the plain net with a term beside its first convolution.
     """
     if name == "dit":
