@@ -1,17 +1,24 @@
 """Images whose classes differ in correlation alone: that they do, the optimum, the methods compared, and the experiment."""
 
+import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from scipy import stats
 from torch.distributions import MultivariateNormal
 
+from ditcnn.analysis.figures import figure_style
 from ditcnn.analysis.moments import second_moments
 from ditcnn.analysis.sample_ratio import sample_ratio
 from ditcnn.analysis.stationary import bayes_accuracy, check_spectra, dense_covariance, log_likelihoods, sample_images
+from ditcnn.cli import main
 from ditcnn.errors import InputError
+from ditcnn.experiments import correlations
 from ditcnn.experiments.colour_fields import CLASSES, FAMILIES, STEPS, cross_spectra
+from ditcnn.experiments.context import Context
 from ditcnn.experiments.correlation_nets import (
     NETS,
     Labelled,
@@ -21,6 +28,10 @@ from ditcnn.experiments.correlation_nets import (
     fit_moments,
     train_net,
 )
+from ditcnn.experiments.correlations import CORRELATIONS
+from ditcnn.experiments.experiment import Plan
+from ditcnn.experiments.fig3 import FIG3
+from ditcnn.experiments.sets import ImageSets
 
 CHANNEL_FAMILIES = ("channels", "white-channels")
 SIZE = 4
@@ -269,3 +280,74 @@ def test_products_at_a_position_tell_channel_classes_apart_and_are_at_chance_on_
     # Smooth fields have fewer independent positions; with the neighbours' products a rule can whiten.
     assert accuracy["channels", 0] < accuracy["white-channels", 0]
     assert accuracy["channels", 1] > accuracy["channels", 0]
+
+
+def test_every_method_with_a_seed_is_given_the_same_images(monkeypatch):
+    seen: dict[tuple[str, int], list[torch.Tensor]] = {}
+
+    def noting(reach_or_name, *rest):
+        train, test = (data for data in rest if isinstance(data, Labelled))
+        seen.setdefault((str(reach_or_name), len(train.labels)), []).extend([train.images, test.images])
+        return {}
+
+    monkeypatch.setattr(correlations, "fit_moments", noting)
+    monkeypatch.setattr(correlations, "train_net", noting)
+    settings = CORRELATIONS.budgets["smoke"].settings
+    cells = CORRELATIONS.cells(Plan(settings, 1, ()))
+    for cell in cells:
+        if cell["method"] != "bayes" and cell["family"] == "channels" and cell["strength"] == settings.strength:
+            CORRELATIONS.run(cell, Context(ImageSets({}), Path()))
+    at_64 = [images for (_, count), images in seen.items() if count == 64]
+    assert len(at_64) == len(NETS) + 2
+    for train, test in at_64:
+        assert torch.equal(train, at_64[0][0])
+        assert torch.equal(test, at_64[0][1])
+        assert not torch.equal(train, test)
+
+
+def test_the_experiment_compares_every_method_with_the_optimum(tmp_path):
+    assert main(["reproduce", "correlations", "--budget", "smoke", "--out", str(tmp_path)]) == 0
+    record = json.loads((tmp_path / "correlations.json").read_text())
+    summary = record["summary"]
+    assert {row["method"] for row in record["cells"]} == {"bayes", "position", "neighbourhood", *NETS}
+    assert {row["family"] for row in summary["differences"]} == set(FAMILIES)
+    by_place = {(b["family"], b["strength"]): b for b in summary["bayes"]}
+    for found in summary["accuracy"]:
+        best = by_place[found["family"], found["strength"]]
+        assert found["accuracy"][0] <= best["accuracy"] + 4 * 50 / math.sqrt(64)
+    for name in ("correlations", "correlations-ratio", "correlations-images"):
+        assert (tmp_path / f"{name}.svg").stat().st_size > 1000
+    assert "term at the input less plain twin" in (tmp_path / "correlations.md").read_text()
+
+
+def test_the_ratio_in_the_record_is_the_geometric_mean_over_seeds():
+    rows = []
+    for seed, factor in enumerate((2, 8)):
+        about = {"family": "channels", "strength": 0.2, "size": 16, "seed": seed, "train_accuracy": 1.0, "parameters": 1}
+        for samples, accuracy in ((64, 0.3), (256, 0.6), (1024, 0.9)):
+            rows += [about | {"method": name, "samples": samples, "accuracy": accuracy} for name in NETS]
+            rows.append(about | {"method": "neighbourhood", "samples": samples // factor, "accuracy": accuracy})
+    ratios = {r["method"]: r for r in CORRELATIONS.summarise(rows)["ratios"] if r["family"] == "channels"}
+    assert ratios["neighbourhood"]["each"] == pytest.approx([2, 8])
+    assert ratios["neighbourhood"]["ratio"][0] == pytest.approx(4)
+    assert ratios["dit"]["ratio"][:3] == pytest.approx([1, 1, 1])
+    assert ratios["plain"]["ratio"][:3] == pytest.approx([1, 1, 1])
+
+
+def test_the_schematic_names_the_terms_places_and_no_text_of_it_overlaps(tmp_path):
+    assert main(["reproduce", "fig3", "--budget", "smoke", "--out", str(tmp_path)]) == 0
+    summary = json.loads((tmp_path / "fig3.json").read_text())["summary"]
+    facts = ("channels", "map", "parameters")
+    assert [summary["resnet"][fact] for fact in facts] == [32, [16, 16], 33_280]
+    assert [summary["convnext"][fact] for fact in facts] == [96, [56, 56], 884_736]
+    with figure_style():
+        (figure,) = FIG3.draw(summary).values()
+        canvas = FigureCanvasAgg(figure)
+        boxes = [(text.get_text(), text.get_window_extent(canvas.get_renderer())) for text in figure.axes[0].texts]
+    boxes = [(words, box) for words, box in boxes if words]
+    width, height = figure.bbox.width, figure.bbox.height
+    for number, (words, box) in enumerate(boxes):
+        assert 0 <= box.x0 < box.x1 <= width, words
+        assert 0 <= box.y0 < box.y1 <= height, words
+        for other, other_box in boxes[:number]:
+            assert not box.overlaps(other_box), (words, other)

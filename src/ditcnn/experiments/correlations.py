@@ -99,7 +99,7 @@ def summarise(rows: Sequence[Row]) -> Summary:
     return {
         "size": runs[0]["size"],
         "strength": main,
-        "fixed_samples": next((row["samples"] for row in runs if row["strength"] != main), None),
+        "fixed_samples": next((r["samples"] for r in runs if r["strength"] != main), max(r["samples"] for r in runs)),
         "parameters": {row["method"]: row["parameters"] for row in runs},
         "bayes": [
             {key: row[key] for key in ("family", "strength")}
@@ -108,7 +108,7 @@ def summarise(rows: Sequence[Row]) -> Summary:
         ],
         "accuracy": _accuracies(runs),
         "differences": _differences(runs),
-        "ratios": [_ratio(runs, family, method, main) for family in FAMILIES for method in METHODS if method != "plain"],
+        "ratios": [_ratio(runs, strength=main, **settings) for settings in _settings(runs, "family", "method")],
     }
 
 
@@ -147,7 +147,7 @@ def _differences(runs: Sequence[Row]) -> list[dict[str, Any]]:
     ]
 
 
-def _ratio(runs: Sequence[Row], family: str, method: str, strength: float) -> dict[str, Any]:
+def _ratio(runs: Sequence[Row], *, family: str, method: str, strength: float) -> dict[str, Any]:
     """Return how many times this method's samples the plain net needs: the geometric mean over seeds, and its interval."""
     ratios = []
     for seed in sorted({row["seed"] for row in runs}):
@@ -228,16 +228,16 @@ CORRELATIONS = Experiment(
     shows="colour images whose classes differ in correlation alone: networks with the term, without it, and the optimum",
     budgets={
         "smoke": Budget(
-            CorrelationSettings(8, 8, 3, (8, 64), (16,), 0.4, (0.2,), 64, test_images=64, bayes_images=256),
+            CorrelationSettings(8, 8, 2, (8, 64), (16,), 0.4, (), 64, test_images=64, bayes_images=256),
             2,
-            "8x8 images, 3 steps: nothing is learnt.",
+            "8x8 images, 2 steps, one strength: nothing is learnt.",
         ),
         "quick": Budget(
             CorrelationSettings(
-                16, 8, 250, (64, 256, 1024, 4096), _FEW, 0.2, (0.05, 0.1), 1024, test_images=2000, bayes_images=20_000
+                16, 8, 200, (64, 256, 1024, 4096), _FEW, 0.2, (0.1, 0.4), 256, test_images=2000, bayes_images=20_000
             ),
             4,
-            "16x16 images, networks of depth 8 instead of 20, 250 steps.",
+            "16x16 images, networks of depth 8 instead of 20, 200 steps.",
         ),
         "full": Budget(
             CorrelationSettings(
