@@ -29,9 +29,10 @@ _TITLES = {
     "white-channels": "channels, white fields",
     "neighbours": "neighbours",
 }
+_SIGNS = ("+s in all pairs", "\u2212s with red", "\u2212s with green", "\u2212s with blue")
 _CLASS_TITLES = {
-    "channels": ("all pairs +s", "red turned", "green turned", "blue turned"),
-    "white-channels": ("all pairs +s", "red turned", "green turned", "blue turned"),
+    "channels": _SIGNS,
+    "white-channels": _SIGNS,
     "neighbours": ("right", "below", "below right", "below left"),
 }
 _BRIGHTNESS = 0.18  # of a standard deviation, in an image drawn
