@@ -4,8 +4,10 @@ import math
 
 import numpy as np
 import pytest
+import timm
 import torch
 from scipy import stats
+from sklearn.covariance import LedoitWolf
 from sklearn.discriminant_analysis import QuadraticDiscriminantAnalysis
 
 from ditcnn.analysis.alignment import (
@@ -25,8 +27,13 @@ from ditcnn.analysis.normal import (
     excess_error,
     log_density,
 )
+from ditcnn.data import ImageSet
+from ditcnn.data.digits import read_digits
 from ditcnn.experiments.descent import FORWARDS, descend, mlp, neuron, stack
+from ditcnn.experiments.few_shot import discriminant_hits, share
+from ditcnn.experiments.fig6_measures import channel_numbers, pixel_numbers, term_input_covariance
 from ditcnn.experiments.two_normals import random_problem
+from ditcnn.recipes import Recipe
 
 
 def spd(dims: int, seed: int) -> torch.Tensor:
@@ -228,3 +235,58 @@ def test_stacked_descent_is_each_modules_own_descent(method):
             optimizer.step()
         for name, value in module.state_dict().items():
             torch.testing.assert_close(trained[name][number], value)
+
+
+def test_a_share_is_stratified_and_a_function_of_its_seed():
+    part = ImageSet(torch.arange(200, dtype=torch.uint8).reshape(200, 1, 1, 1), torch.arange(200) % 4)
+    chosen = share(part, 0.1, seed=1)
+    assert chosen.labels.bincount().tolist() == [5, 5, 5, 5]
+    assert torch.equal(chosen.images, share(part, 0.1, seed=1).images)
+    assert not torch.equal(chosen.images, share(part, 0.1, seed=2).images)
+    assert share(part, 1.0, seed=1) is part
+
+
+def test_shrunk_discriminant_analysis_is_scikit_learns_with_the_same_covariances():
+    random = torch.Generator().manual_seed(0)
+    labels = torch.arange(90) % 3
+    x = torch.randn(90, 4, generator=random) * (1 + labels[:, None]) + labels[:, None]
+    hits = discriminant_hits(x, labels, x, labels, 3)
+    scores = []
+    for number in range(3):
+        members = x[labels == number].double().numpy()
+        cov = LedoitWolf().fit(members).covariance_
+        scores.append(stats.multivariate_normal(members.mean(0), cov).logpdf(x.double().numpy()))
+    assert hits == (np.argmax(scores, 0) == labels.numpy()).sum()
+
+
+def test_a_form_that_is_the_covariances_inverse_aligns_perfectly():
+    covariances = torch.stack([spd(5, 0), spd(5, 1)])
+    numbers = pixel_numbers(covariances, covariances.inverse(), with_pictures=True)
+    assert numbers["lead_cosine"] == pytest.approx([1, 1])
+    assert numbers["lead_position"] == [5, 5]  # the inverse of the largest is the smallest
+    assert max(numbers["lead_other_cosine"]) < 1
+    for direction, other in numbers["pictures"]:
+        assert direction == pytest.approx(other, abs=2e-3)
+
+
+def test_variance_along_a_random_form_is_the_mean_variance():
+    random = torch.Generator().manual_seed(0)
+    forms = torch.randn(400, 6, 6, generator=random)
+    numbers = channel_numbers(spd(6, 3), forms)
+    assert numbers["variance_along"] == pytest.approx([1.0] * 6, abs=0.15)
+    assert numbers["by_rank"] == pytest.approx([numbers["chance"]] * 6, abs=0.03)
+
+
+def test_the_covariance_at_the_terms_input_is_that_of_its_normed_channels():
+    data = read_digits()
+    model = timm.create_model("dit_resnet20", in_chans=1, img_size=8).eval()
+    recipe = Recipe(mean=(0.3,), std=(0.4,))
+    covariance, forms = term_input_covariance(model, data, recipe, 50)
+    seen = []
+    term = model.layer2[0].quadratic
+    term.norm.register_forward_hook(lambda module, arguments, output: seen.append(output))
+    with torch.no_grad():
+        model((data.train.images[:50].float() / 255 - 0.3) / 0.4)
+    z = seen[0].permute(1, 0, 2, 3).flatten(1).double()
+    torch.testing.assert_close(covariance, torch.cov(z, correction=0))
+    assert forms.shape == (32, 32, 32)

@@ -188,3 +188,27 @@ def test_what_is_wrong_is_told_in_one_line(arguments, message, capsys, tmp_path,
     assert message in error
     assert error.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["fig1", "fig6"])
+def test_smoke_gives_a_record_figures_and_a_table_of_finite_numbers(name, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(["reproduce", name, "--budget", "smoke", "--seeds", "1", "--out", str(out)]) == 0
+    record = json.loads((out / f"{name}.json").read_text())
+    assert record["budget"] == "smoke"
+    assert record["seeds"] == 1
+    text = (out / f"{name}.md").read_text()
+    assert text in capsys.readouterr().out
+    assert "nan" not in text
+    pictures = [path.name for path in out.glob("*.png")]
+    assert f"{name}.png" in pictures
+    assert all((out / picture).with_suffix(".svg").exists() and picture in text for picture in pictures)
+
+
+def test_the_same_seeds_give_the_same_numbers_and_neurons_see_what_a_linear_rule_cannot(tmp_path):
+    records = [reproduce(EXPERIMENTS["fig2"], "smoke", tmp_path / name) for name in "ab"]
+    assert records[0]["cells"] == records[1]["cells"]
+    assert records[0]["summary"] == records[1]["summary"]
+    whole = next(r for r in records[0]["summary"]["results"] if r["fraction"] == 1.0)  # classes of equal means
+    assert whole["accuracy"]["qda"][0] > 95
+    assert whole["accuracy"]["neuron"][0] > whole["accuracy"]["logistic"][0] + 20

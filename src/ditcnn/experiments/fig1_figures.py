@@ -71,7 +71,7 @@ def _boundary_panel(axes: "Axes", result: dict[str, Any]) -> None:
             functions.append((function, {"colors": style["color"], "linestyles": [style["linestyle"]], "linewidths": 1.4}))
     for function, style in functions:
         values = function(grid).reshape(201, 201).T
-        axes.contour(line, line, values, levels=[0.0], zorder=3, **style)
+        axes.contour(line.numpy(), line.numpy(), values.numpy(), levels=[0.0], zorder=3, **style)
     gaps = "  ".join(f"{result['gap'][name][0]:.1f}" for name in METHODS)
     axes.set(title=f"n = {result['size']}\ngaps {gaps}", xlim=(-_LIMIT, _LIMIT), ylim=(-_LIMIT, _LIMIT), aspect="equal")
     axes.grid(False)
