@@ -139,6 +139,14 @@ def test_the_older_networks_keep_their_authors_tricks():
     assert recipe_of(CELL | {"net": "qres"}).clip_grad == recipe_of(CELL | {"net": "dit"}).clip_grad == 0
 
 
+@pytest.mark.parametrize("depth", [20, 32, 56, 110])
+def test_all_families_of_a_depth_have_the_same_first_epoch(depth):
+    nets = ("plain", "dit", "dit-published", "fan", "quadralib", "qres")
+    recipes = [recipe_of(CELL | {"net": net, "depth": depth, "schedule": "paper"}) for net in nets]
+    warmups = {(recipe.warmup, recipe.warmup_epochs, recipe.warmup_factor) for recipe in recipes}
+    assert warmups == {("constant", 1.0, 0.1) if depth >= 56 else ("linear", 0.0, 0.1)}
+
+
 def row(net: str, seed: int, top1: float, failed: str | None = None) -> dict:
     figures = dict(parameters=1, macs=2, median_epoch_seconds=2.0 if net == "dit" else 1.0, holdout_top1=top1, failed=failed)
     return CELL | figures | {"net": net, "seed": seed, "test_top1": top1, "best_test_top1": None}
