@@ -31,9 +31,10 @@ from ditcnn.data import ImageSet
 from ditcnn.data.digits import read_digits
 from ditcnn.experiments.descent import FORWARDS, descend, mlp, neuron, stack
 from ditcnn.experiments.few_shot import discriminant_hits, share
-from ditcnn.experiments.fig6_measures import channel_numbers, pixel_numbers, term_input_covariance
+from ditcnn.experiments.fig6_measures import channel_numbers, pixel_numbers
+from ditcnn.experiments.removal import term_moments
 from ditcnn.experiments.two_normals import random_problem
-from ditcnn.recipes import Recipe
+from ditcnn.train import TrainedModel
 
 
 def spd(dims: int, seed: int) -> torch.Tensor:
@@ -280,13 +281,13 @@ def test_variance_along_a_random_form_is_the_mean_variance():
 def test_the_covariance_at_the_terms_input_is_that_of_its_normed_channels():
     data = read_digits()
     model = timm.create_model("dit_resnet20", in_chans=1, img_size=8).eval()
-    recipe = Recipe(mean=(0.3,), std=(0.4,))
-    covariance, forms = term_input_covariance(model, data, recipe, 50)
+    trained = TrainedModel(model, data.classes, data.image_shape, (0.3,), (0.4,))
+    part = ImageSet(data.train.images[:50], data.train.labels[:50])
+    ((_, (term, moments)),) = term_moments(trained, part, batch_size=20).items()
+    assert term is model.layer2[0].quadratic
     seen = []
-    term = model.layer2[0].quadratic
     term.norm.register_forward_hook(lambda module, arguments, output: seen.append(output))
     with torch.no_grad():
         model((data.train.images[:50].float() / 255 - 0.3) / 0.4)
     z = seen[0].permute(1, 0, 2, 3).flatten(1).double()
-    torch.testing.assert_close(covariance, torch.cov(z, correction=0))
-    assert forms.shape == (32, 32, 32)
+    torch.testing.assert_close(moments.covariance, torch.cov(z, correction=0))

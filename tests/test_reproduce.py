@@ -210,5 +210,5 @@ def test_the_same_seeds_give_the_same_numbers_and_neurons_see_what_a_linear_rule
     assert records[0]["cells"] == records[1]["cells"]
     assert records[0]["summary"] == records[1]["summary"]
     whole = next(r for r in records[0]["summary"]["results"] if r["fraction"] == 1.0)  # classes of equal means
-    assert whole["accuracy"]["qda"][0] > 95
-    assert whole["accuracy"]["neuron"][0] > whole["accuracy"]["logistic"][0] + 20
+    assert whole["accuracy"]["qda"]["mean"] > 95
+    assert whole["accuracy"]["neuron"]["mean"] > whole["accuracy"]["logistic"]["mean"] + 20

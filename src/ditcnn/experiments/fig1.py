@@ -10,7 +10,7 @@ from sklearn.discriminant_analysis import QuadraticDiscriminantAnalysis
 from torch import Tensor
 
 from ditcnn.analysis.alignment import matrix_cosine
-from ditcnn.analysis.intervals import mean_interval, paired_interval
+from ditcnn.analysis.intervals import Interval, mean_interval, paired_interval
 from ditcnn.analysis.normal import Quadratic, bayes_accuracy, bayes_quadratic, excess_error
 from ditcnn.errors import RunFailed
 from ditcnn.experiments.context import Context
@@ -160,9 +160,6 @@ def _summarise_part(rows: Sequence[Row]) -> list[dict[str, Any]]:
             name: None if None in gaps[name] else paired_interval(gaps["neuron"], gaps[name])  # type: ignore[arg-type]
             for name in ("mlp", "qda")
         }
-        result["best_gap"] = {
-            name: min(100 * sum(v) / len(v) for v in by_method[name]["excess_after"].values()) for name in ("neuron", "mlp")
-        }
         for measure in ("cosine", "distance", "norm"):
             if measure in by_method["neuron"]:
                 result[measure] = {name: _interval(by_method[name][measure]) for name in ("neuron", "qda")}
@@ -171,7 +168,7 @@ def _summarise_part(rows: Sequence[Row]) -> list[dict[str, Any]]:
     return results
 
 
-def _interval(values: Sequence[float | None]) -> Any:
+def _interval(values: Sequence[float | None]) -> Interval | None:
     known = [value for value in values if value is not None]
     return mean_interval(known) if len(known) == len(values) else None
 
@@ -189,9 +186,9 @@ def table(summary: Summary) -> str:
                 r["dims"],
                 r["size"],
                 f"{r['bayes'][0]:.1f}",
-                *[_text(r["gap"][name]) for name in METHODS],
-                *[_text(r["neuron_less"][name]) for name in ("mlp", "qda")],
-                *[_text(r.get("cosine", {}).get(name), 3) for name in ("neuron", "qda")],
+                *[interval_text(r["gap"][name], 2) for name in METHODS],
+                *[interval_text(r["neuron_less"][name], 2) for name in ("mlp", "qda")],
+                *[interval_text(r.get("cosine", {}).get(name), 3) for name in ("neuron", "qda")],
             ]
             for r in summary[part]
         ]
@@ -202,10 +199,6 @@ def table(summary: Summary) -> str:
         "points than dimensions."
     )
     return "\n\n".join([note, *parts])
-
-
-def _text(interval: Any, digits: int = 2) -> str:
-    return "-" if interval is None else interval_text(interval[0], interval[1], interval[2], digits)
 
 
 def cost(cell: Cell) -> float:

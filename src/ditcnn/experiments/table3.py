@@ -115,7 +115,7 @@ def _draw(summary: Summary) -> "dict[str, Figure]":
         axes.plot([x for x, _ in points], [y for _, y in points], label=name, **line_style(index))
     axes.set(xlabel="parameters [millions]", ylabel="ImageNet top-1 [%], quoted")
     axes.legend()
-    return {"fig4": figure}
+    return {"": figure}
 
 
 TABLE3 = Experiment(
