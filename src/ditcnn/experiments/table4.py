@@ -101,7 +101,7 @@ def _table(summary: Summary) -> str:
             "drops are paired by seed, with 95% intervals. *Q = 0*: A is set to zero; the halving of the convolution's",
             "part stays. *Less tr(A S)*: from the term's map the number tr(A_o S) is subtracted, one for each output",
             "channel o, at each position of each image; S is the covariance of the channels at the term's input, behind its",
-            "norm, over all positions of the images trained on, without augmentation. The paper does not say what it takes out."
+            "norm, over all positions of the images trained on, without augmentation. The paper does not say what it takes."
             + _left_out(summary["left_out"]),
             taken_over_text(summary["taken_over"]),
         ]

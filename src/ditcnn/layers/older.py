@@ -1,7 +1,7 @@
 r"""Quadratic convolutions of earlier work, to compare with; ``*`` is convolution, ``.`` the product of elements.
 
-Each stands in the place of an ``nn.Conv2d`` and takes its arguments. All are products of two linear sums: an output sees a
-matrix of rank one, where the term of Dit-CNN sees a whole one.
+Each stands in the place of an ``nn.Conv2d`` and takes its arguments. In all a product of two linear sums w'x v'x has the
+symmetric matrix (wv' + vw')/2, of rank at most two (Fan et al. add a diagonal), where the term of Dit-CNN has a whole one.
 """
 
 from typing import Any
