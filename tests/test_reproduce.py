@@ -122,8 +122,36 @@ def test_cells_of_another_budget_revision_or_data_are_refused(tmp_path):
         reproduce(toy(), "quick", tmp_path)
     with pytest.raises(InputError, match="cells of revision 1, not of revision 2"):
         reproduce(toy(revision=2), "smoke", tmp_path)
+
+
+def on_sets(*names: str, fill: int = 0) -> Experiment[ToySettings]:
+    """The toy with cells that name these sets, of images filled with a value; cifar100 may be there as well."""
+
+    def make(name: str) -> ImageData:
+        images = toy_images(name)
+        return ImageData(ImageSet(images.train.images + fill, images.train.labels), images.test, images.classes)
+
+    def cells(plan: Plan[ToySettings]) -> list[dict[str, Any]]:
+        return [{"factor": 1, "seed": seed, "data": name} for name in names for seed in range(plan.seeds)]
+
+    return toy(cells=cells, needs=("mnist",), may_use=("cifar100",), make_data=make)
+
+
+def test_cells_of_other_images_are_refused(tmp_path):
+    reproduce(on_sets("mnist"), "smoke", tmp_path)
     with pytest.raises(InputError, match="other images"):
-        reproduce(toy(needs=("mnist",), make_data=toy_images), "smoke", tmp_path)
+        reproduce(on_sets("mnist", fill=1), "smoke", tmp_path)
+
+
+def test_a_set_that_comes_later_is_taken_in_and_one_that_no_cell_names_is_not_read(tmp_path):
+    assert reproduce(on_sets("mnist"), "smoke", tmp_path)["data"].keys() == {"mnist"}
+    record = reproduce(on_sets("mnist", "cifar100"), "smoke", tmp_path)
+    assert record["data"].keys() == {"mnist", "cifar100"}
+    assert [launch["cells"] for launch in record["launches"]] == [3, 3]
+    again = reproduce(on_sets("mnist", "cifar100"), "smoke", tmp_path)
+    assert again["cells"] == record["cells"]
+    with pytest.raises(InputError, match="other images"):
+        reproduce(on_sets("cifar100", fill=1), "smoke", tmp_path)
 
 
 def test_a_damaged_file_of_cells_is_refused(tmp_path):
