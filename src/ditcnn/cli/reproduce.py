@@ -54,7 +54,7 @@ def reproduce_command(argv: list[str]) -> None:
 
 
 def _list() -> str:
-    lines = ["Times were measured on two cores; --budget takes smoke, quick (default) or full."]
+    lines = ["--budget takes smoke, quick (default) or full. Times are measured; core-min: minutes of work for one core."]
     for experiment in EXPERIMENTS.values():
         lines += ["", f"{experiment.name}  {experiment.shows}"]
         if experiment.needs:

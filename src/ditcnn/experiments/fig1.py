@@ -162,13 +162,16 @@ def _summarise_part(rows: Sequence[Row]) -> list[dict[str, Any]]:
         result: dict[str, Any] = {"covariances": family, "dims": dims, "size": size}
         result["bayes"] = mean_interval([100 * a for a in by_method["neuron"]["bayes"]])
         result["gap"] = {name: _interval(values) for name, values in gaps.items()}
+        result["bounds"] = {"gap": {name: _bounds(values) for name, values in gaps.items()}}
         result["neuron_less"] = {
             name: None if None in gaps[name] else paired_interval(gaps["neuron"], gaps[name])  # type: ignore[arg-type]
             for name in ("mlp", "qda")
         }
         for measure in ("cosine", "distance", "norm"):
             if measure in by_method["neuron"]:
-                result[measure] = {name: _interval(by_method[name][measure]) for name in ("neuron", "qda")}
+                values = {name: by_method[name][measure] for name in ("neuron", "qda")}
+                result[measure] = {name: _interval(value) for name, value in values.items()}
+                result["bounds"][measure] = {name: _bounds(value) for name, value in values.items()}
         result["parameters"] = {name: row["parameters"] for name, row in by_method.items() if "parameters" in row}
         results.append(result)
     return results
@@ -177,6 +180,11 @@ def _summarise_part(rows: Sequence[Row]) -> list[dict[str, Any]]:
 def _interval(values: Sequence[float | None]) -> Interval | None:
     known = [value for value in values if value is not None]
     return mean_interval(known) if len(known) == len(values) else None
+
+
+def _bounds(values: Sequence[float | None]) -> Any:
+    known = [value for value in values if value is not None]
+    return (min(known), max(known)) if len(known) == len(values) else None
 
 
 def table(summary: Summary) -> str:
@@ -235,6 +243,7 @@ FIG1 = Experiment(
             _FULL,
             5,
             "The paper's 10,000 epochs at rate 0.1; 2 to 64 dimensions, up to 3,000 points; MLP of max(10, dims) units.",
+            "19 core-min",
         ),
     },
     cells=cells,
