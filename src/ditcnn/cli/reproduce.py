@@ -54,7 +54,7 @@ def reproduce_command(argv: list[str]) -> None:
 
 
 def _list() -> str:
-    lines = ["--budget takes smoke, quick (default) or full. Times are measured; core-min: minutes of work for one core."]
+    lines = ["--budget takes smoke, quick (default) or full. Times are measured; core-min, core-s: work for one core."]
     for experiment in EXPERIMENTS.values():
         lines += ["", f"{experiment.name}  {experiment.shows}"]
         if experiment.needs:

@@ -118,7 +118,7 @@ def _draw(summary: Summary) -> "dict[str, Figure]":
     return {"": figure}
 
 
-_WHOLE = Budget(Settings(("tiny", "small", "base")), 1, "the paper's sizes; nothing is trained.")
+_WHOLE = Budget(Settings(("tiny", "small", "base")), 1, "the paper's sizes; nothing is trained.", "18 core-s")
 TABLE3 = Experiment(
     name="table3",
     shows="Dit-ConvNeXt on ImageNet: parameters and MACs computed, accuracies quoted (Table 3, Fig. 4 right)",
