@@ -4,8 +4,10 @@ import math
 
 import numpy as np
 import pytest
+import timm
 import torch
 from scipy import stats
+from sklearn.covariance import LedoitWolf
 from sklearn.discriminant_analysis import QuadraticDiscriminantAnalysis
 
 from ditcnn.analysis.alignment import (
@@ -17,16 +19,21 @@ from ditcnn.analysis.alignment import (
     matrix_cosine,
 )
 from ditcnn.analysis.figures import figure_bytes, figure_style, line_style
-from ditcnn.analysis.intervals import mean_interval, paired_interval, proportion_interval
+from ditcnn.analysis.intervals import mean_interval, paired_interval
 from ditcnn.analysis.normal import (
     bayes_accuracy,
     bayes_quadratic,
-    equal_covariance_accuracy,
     excess_error,
     log_density,
 )
+from ditcnn.data import ImageSet
+from ditcnn.data.digits import read_digits
 from ditcnn.experiments.descent import FORWARDS, descend, mlp, neuron, stack
+from ditcnn.experiments.few_shot import discriminant_hits, share
+from ditcnn.experiments.fig6_measures import channel_numbers, pixel_numbers
+from ditcnn.experiments.removal import term_moments
 from ditcnn.experiments.two_normals import random_problem
+from ditcnn.train import TrainedModel
 
 
 def spd(dims: int, seed: int) -> torch.Tensor:
@@ -76,7 +83,8 @@ def test_bayes_accuracy_agrees_with_the_closed_form_within_its_error():
     x, _ = mixture(mean0, cov, mean1, cov)
     estimate, error = bayes_accuracy(bayes_quadratic(mean0, cov, mean1, cov).at(x))
     assert 0 < error < 0.001
-    assert abs(estimate - equal_covariance_accuracy(mean0, mean1, cov)) < 4 * error
+    distance = math.sqrt(mean1 @ torch.linalg.solve(cov, mean1))  # Mahalanobis
+    assert abs(estimate - stats.norm.cdf(distance / 2)) < 4 * error
 
 
 def test_bayes_accuracy_of_two_widths_in_one_dimension():
@@ -182,13 +190,6 @@ def test_an_interval_covers_the_truth_as_often_as_it_says():
     assert np.mean([i.low < 0 < i.high for i in intervals]) == pytest.approx(0.9, abs=0.03)
 
 
-def test_wilsons_interval_by_hand():
-    z = stats.norm.ppf(0.975)
-    interval = proportion_interval(0, 20)
-    assert interval.low == 0
-    assert interval.high == pytest.approx(z**2 / (20 + z**2))
-
-
 def test_the_same_figure_gives_the_same_bytes_and_no_date():
     from matplotlib.figure import Figure
 
@@ -203,13 +204,14 @@ def test_the_same_figure_gives_the_same_bytes_and_no_date():
 
 
 @pytest.mark.parametrize("covariances", ["equal", "unequal"])
-def test_random_problems_have_the_accuracy_that_was_asked_for(covariances):
-    for dims in (2, 16):
+def test_random_problems_have_about_the_accuracy_that_was_asked_for(covariances):
+    # Unequal: exact by symmetry in two dimensions alone; in others the two classes have not quite the same accuracy.
+    for dims, tolerance in ((2, 0.005), (4, 0.011 if covariances == "unequal" else 0.005), (16, 0.008)):
         problem = random_problem(covariances, dims, seed=3, accuracy=0.9)
         x, labels = problem.sample(40_000, seed=5)
         odds = problem.bayes().at(x)
-        assert bayes_accuracy(odds)[0] == pytest.approx(0.9, abs=0.005)
-        assert ((odds > 0) == labels.bool()).double().mean().item() == pytest.approx(0.9, abs=0.01)
+        assert bayes_accuracy(odds)[0] == pytest.approx(0.9, abs=tolerance)
+        assert ((odds > 0) == labels.bool()).double().mean().item() == pytest.approx(0.9, abs=tolerance + 0.006)
         torch.testing.assert_close(torch.logdet(problem.cov0), torch.logdet(problem.cov1))
     assert torch.equal(problem.cov0, problem.cov1) == (covariances == "equal")
     assert torch.equal(problem.mean0, problem.mean1) == (covariances == "unequal")
@@ -228,3 +230,58 @@ def test_stacked_descent_is_each_modules_own_descent(method):
             optimizer.step()
         for name, value in module.state_dict().items():
             torch.testing.assert_close(trained[name][number], value)
+
+
+def test_a_share_is_stratified_and_a_function_of_its_seed():
+    part = ImageSet(torch.arange(200, dtype=torch.uint8).reshape(200, 1, 1, 1), torch.arange(200) % 4)
+    chosen = share(part, 0.1, seed=1)
+    assert chosen.labels.bincount().tolist() == [5, 5, 5, 5]
+    assert torch.equal(chosen.images, share(part, 0.1, seed=1).images)
+    assert not torch.equal(chosen.images, share(part, 0.1, seed=2).images)
+    assert share(part, 1.0, seed=1) is part
+
+
+def test_shrunk_discriminant_analysis_is_scikit_learns_with_the_same_covariances():
+    random = torch.Generator().manual_seed(0)
+    labels = torch.arange(90) % 3
+    x = torch.randn(90, 4, generator=random) * (1 + labels[:, None]) + labels[:, None]
+    hits = discriminant_hits(x, labels, x, labels, 3)
+    scores = []
+    for number in range(3):
+        members = x[labels == number].double().numpy()
+        cov = LedoitWolf().fit(members).covariance_
+        scores.append(stats.multivariate_normal(members.mean(0), cov).logpdf(x.double().numpy()))
+    assert hits == (np.argmax(scores, 0) == labels.numpy()).sum()
+
+
+def test_a_form_that_is_the_covariances_inverse_aligns_perfectly():
+    covariances = torch.stack([spd(5, 0), spd(5, 1)])
+    numbers = pixel_numbers(covariances, covariances.inverse(), with_pictures=True)
+    assert numbers["lead_cosine"] == pytest.approx([1, 1])
+    assert numbers["lead_position"] == [5, 5]  # the inverse of the largest is the smallest
+    assert max(numbers["lead_other_cosine"]) < 1
+    for direction, other in numbers["pictures"]:
+        assert direction == pytest.approx(other, abs=2e-3)
+
+
+def test_variance_along_a_random_form_is_the_mean_variance():
+    random = torch.Generator().manual_seed(0)
+    forms = torch.randn(400, 6, 6, generator=random)
+    numbers = channel_numbers(spd(6, 3), forms)
+    assert numbers["variance_along"] == pytest.approx([1.0] * 6, abs=0.15)
+    assert numbers["by_rank"] == pytest.approx([numbers["chance"]] * 6, abs=0.03)
+
+
+def test_the_covariance_at_the_terms_input_is_that_of_its_normed_channels():
+    data = read_digits()
+    model = timm.create_model("dit_resnet20", in_chans=1, img_size=8).eval()
+    trained = TrainedModel(model, data.classes, data.image_shape, (0.3,), (0.4,))
+    part = ImageSet(data.train.images[:50], data.train.labels[:50])
+    ((_, (term, moments)),) = term_moments(trained, part, batch_size=20).items()
+    assert term is model.layer2[0].quadratic
+    seen = []
+    term.norm.register_forward_hook(lambda module, arguments, output: seen.append(output))
+    with torch.no_grad():
+        model((data.train.images[:50].float() / 255 - 0.3) / 0.4)
+    z = seen[0].permute(1, 0, 2, 3).flatten(1).double()
+    torch.testing.assert_close(moments.covariance, torch.cov(z, correction=0))

@@ -234,7 +234,9 @@ def test_the_pixelwise_term_refuses_what_it_cannot_stand_beside():
 
 @pytest.mark.parametrize("cost", ["parameters", "macs"])
 def test_the_widened_plain_network_costs_nearest_to_its_rival(cost):
-    widths = widths_of_equal_cost("dit_resnet20", cost, plain="resnet20")
+    widths = widths_of_equal_cost(
+        lambda: timm.create_model("dit_resnet20"), cost, plain=lambda widths: timm.create_model("resnet20", widths=widths)
+    )
     assert widths == WIDTHS[cost]
 
     def of(name, **kwargs):

@@ -16,6 +16,7 @@ from PIL import Image
 from torch import nn
 
 from ditcnn.cli import main
+from ditcnn.report.figures import curves_figure
 from ditcnn.report.runs import group_runs, read_run
 from ditcnn.train import save_model
 from tests.conftest import write_idx
@@ -120,6 +121,41 @@ def test_a_run_that_is_not_finished_is_shown_as_that(tmp_path):
     assert "not finished" in page.text
     metrics.write_text("")
     assert "No run has finished an epoch yet." in report(str(folder)).text
+
+
+def write_streamed_run(folder: Path, seed: int, top1: float, *, average: float | None = None) -> Path:
+    """Write the folder of a run on a streamed set: it is watched on val, and has no test images."""
+    write_run(folder, "convnext_atto", seed, 0.0, recipe="imagenet")
+    scores = {"val_loss": 1.0, "val_top1": top1} | ({} if average is None else {"val_ema_top1": average})
+    lines = [{"epoch": n, "lr": 0.1, "train_loss": 1 / n, **scores, "seconds": 3.0} for n in (1, 2)]
+    model = "raw" if average is None else "ema"
+    lines.append({"epoch": 2, "final": True, "watched": "val", "model": model, **scores, "best_val_top1": top1})
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder
+
+
+def test_a_streamed_run_is_shown_by_its_validation_accuracy(folders, tmp_path):
+    streamed = [str(write_streamed_run(tmp_path / f"val-{seed}", seed, 70.0 + seed)) for seed in (0, 2)]
+    page = report(*streamed)
+    assert "n validation top-1 [%] epochs" in page.text
+    assert "convnext_atto 2 71.00 [58.29, 83.71]" in page.text
+    assert "70.00 on val" in page.text
+    assert len(page.sources) == 1
+    mixed = report(*folders, streamed[0])
+    assert "80.00 on test" in mixed.text
+    assert "convnext_atto" not in mixed.text.partition("paired by seed")[2].partition("Curves")[0]  # test and val: no pair
+    average = report(str(write_streamed_run(tmp_path / "average", 0, 70.0, average=72.5)))
+    assert "72.50 on val" in average.text  # of the model that was saved
+
+
+def test_n_counts_the_runs_of_the_interval_and_an_unfinished_one_hides_no_curve(folders, tmp_path):
+    begun = write_run(tmp_path / "begun", "resnet20", 2, 80.0)
+    (begun / "metrics.jsonl").write_text("")
+    page = report(*folders[:2], str(begun))
+    assert "resnet20 2 of 3 81.00 [68.29, 93.71]" in page.text
+    groups, _ = group_runs([read_run(Path(path)) for path in (*folders[:2], begun)])
+    (line,) = curves_figure(groups).axes[0].lines
+    assert line.get_ydata().tolist() == [1.0, 0.5]
 
 
 def test_matrices_are_shown_where_a_model_has_terms(folders, tmp_path):

@@ -122,8 +122,36 @@ def test_cells_of_another_budget_revision_or_data_are_refused(tmp_path):
         reproduce(toy(), "quick", tmp_path)
     with pytest.raises(InputError, match="cells of revision 1, not of revision 2"):
         reproduce(toy(revision=2), "smoke", tmp_path)
+
+
+def on_sets(*names: str, fill: int = 0) -> Experiment[ToySettings]:
+    """The toy with cells that name these sets, of images filled with a value; cifar100 may be there as well."""
+
+    def make(name: str) -> ImageData:
+        images = toy_images(name)
+        return ImageData(ImageSet(images.train.images + fill, images.train.labels), images.test, images.classes)
+
+    def cells(plan: Plan[ToySettings]) -> list[dict[str, Any]]:
+        return [{"factor": 1, "seed": seed, "data": name} for name in names for seed in range(plan.seeds)]
+
+    return toy(cells=cells, needs=("mnist",), may_use=("cifar100",), make_data=make)
+
+
+def test_cells_of_other_images_are_refused(tmp_path):
+    reproduce(on_sets("mnist"), "smoke", tmp_path)
     with pytest.raises(InputError, match="other images"):
-        reproduce(toy(needs=("mnist",), make_data=toy_images), "smoke", tmp_path)
+        reproduce(on_sets("mnist", fill=1), "smoke", tmp_path)
+
+
+def test_a_set_that_comes_later_is_taken_in_and_one_that_no_cell_names_is_not_read(tmp_path):
+    assert reproduce(on_sets("mnist"), "smoke", tmp_path)["data"].keys() == {"mnist"}
+    record = reproduce(on_sets("mnist", "cifar100"), "smoke", tmp_path)
+    assert record["data"].keys() == {"mnist", "cifar100"}
+    assert [launch["cells"] for launch in record["launches"]] == [3, 3]
+    again = reproduce(on_sets("mnist", "cifar100"), "smoke", tmp_path)
+    assert again["cells"] == record["cells"]
+    with pytest.raises(InputError, match="other images"):
+        reproduce(on_sets("cifar100", fill=1), "smoke", tmp_path)
 
 
 def test_a_damaged_file_of_cells_is_refused(tmp_path):
@@ -188,3 +216,29 @@ def test_what_is_wrong_is_told_in_one_line(arguments, message, capsys, tmp_path,
     assert message in error
     assert error.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["fig1", "fig6"])
+def test_smoke_gives_a_record_figures_and_a_table_of_finite_numbers(name, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(["reproduce", name, "--budget", "smoke", "--seeds", "1", "--out", str(out)]) == 0
+    record = json.loads((out / f"{name}.json").read_text())
+    assert record["budget"] == "smoke"
+    assert record["seeds"] == 1
+    text = (out / f"{name}.md").read_text()
+    assert text in capsys.readouterr().out
+    assert "nan" not in text
+    if name == "fig6":  # the network's run can be read like any other
+        assert len(list(out.glob("cells/*/config.yaml"))) == len(list(out.glob("cells/*/env.json"))) == 1
+    pictures = [path.name for path in out.glob("*.png")]
+    assert f"{name}.png" in pictures
+    assert all((out / picture).with_suffix(".svg").exists() and picture in text for picture in pictures)
+
+
+def test_the_same_seeds_give_the_same_numbers_and_neurons_see_what_a_linear_rule_cannot(tmp_path):
+    records = [reproduce(EXPERIMENTS["fig2"], "smoke", tmp_path / name) for name in "ab"]
+    assert records[0]["cells"] == records[1]["cells"]
+    assert records[0]["summary"] == records[1]["summary"]
+    whole = next(r for r in records[0]["summary"]["results"] if r["fraction"] == 1.0)  # classes of equal means
+    assert whole["accuracy"]["qda"]["mean"] > 95
+    assert whole["accuracy"]["neuron"]["mean"] > whole["accuracy"]["logistic"]["mean"] + 20

@@ -11,14 +11,16 @@ import torch
 from torch import nn
 
 from ditcnn.analysis.channel_moments import ChannelMoments
+from ditcnn.analysis.intervals import Interval
 from ditcnn.analysis.power import detectable_difference, holm, paired_p_value
 from ditcnn.cost import cost_of
 from ditcnn.data import ImageSet
-from ditcnn.errors import RunFailed
+from ditcnn.errors import InputError, RunFailed
 from ditcnn.experiments import EXPERIMENTS, Plan, reproduce
-from ditcnn.experiments.comparison import ARMS, COMPARISON
+from ditcnn.experiments.comparison import ARMS, COMPARISON, verdict
 from ditcnn.experiments.context import Context
 from ditcnn.experiments.nets import NETS, recipe_of
+from ditcnn.experiments.provenance import taken_over
 from ditcnn.experiments.removal import accuracy, less_covariance, term_parts, without_terms
 from ditcnn.experiments.sets import made_sets
 from ditcnn.experiments.training import made_images, run_folder, train_cell
@@ -84,11 +86,28 @@ def test_a_run_is_taken_over_from_the_comparison_beside_and_trained_on_from_a_st
     first = train_cell(CELL, context(tmp_path / "comparison"))
     monkeypatch.setattr(Trainer, "_train_step", lambda *arguments: pytest.fail("it trained again"))
     again = train_cell(CELL, context(tmp_path / "table2"))
-    assert first == again
+    assert first | {"run": None} == again | {"run": None}
+    assert first["run"] == again["run"] | {"taken_over": False}
+    commit = again["run"]["launches"][0]["commit"]
+    assert taken_over([CELL | again, CELL | again, CELL | first]) == [
+        {"experiment": "comparison", "runs": 1, "commits": [str(commit)]}
+    ]
     assert run_folder(CELL | {"measure": "removal"}, context(tmp_path / "table4")).path.is_relative_to(
         tmp_path / "comparison"
     )
     assert run_folder(CELL | {"seed": 1}, context(tmp_path / "table4")).path.is_relative_to(tmp_path / "table4")
+
+
+def test_a_finished_run_without_its_checkpoint_is_not_trained_again_on_top(tmp_path):
+    train_cell(CELL, context(tmp_path / "comparison"))
+    folder = run_folder(CELL, context(tmp_path / "comparison"))
+    before = folder.metrics.read_bytes()
+    for checkpoint in (folder.last, folder.previous):
+        checkpoint.unlink(missing_ok=True)
+    for experiment in ("table2", "comparison"):
+        with pytest.raises(InputError, match="finished run that lost its last"):
+            train_cell(CELL, context(tmp_path / experiment))
+    assert folder.metrics.read_bytes() == before
 
 
 def test_a_run_that_breaks_off_counts_as_chance_and_says_why(tmp_path, monkeypatch):
@@ -139,24 +158,75 @@ def test_the_older_networks_keep_their_authors_tricks():
     assert recipe_of(CELL | {"net": "qres"}).clip_grad == recipe_of(CELL | {"net": "dit"}).clip_grad == 0
 
 
+@pytest.mark.parametrize("depth", [20, 32, 56, 110])
+def test_all_families_of_a_depth_have_the_same_first_epoch(depth):
+    nets = ("plain", "dit", "dit-published", "fan", "quadralib", "qres")
+    recipes = [recipe_of(CELL | {"net": net, "depth": depth, "schedule": "paper"}) for net in nets]
+    warmups = {(recipe.warmup, recipe.warmup_epochs, recipe.warmup_factor) for recipe in recipes}
+    assert warmups == {("constant", 1.0, 0.1) if depth >= 56 else ("linear", 0.0, 0.1)}
+
+
 def row(net: str, seed: int, top1: float, failed: str | None = None) -> dict:
     figures = dict(parameters=1, macs=2, median_epoch_seconds=2.0 if net == "dit" else 1.0, holdout_top1=top1, failed=failed)
     return CELL | figures | {"net": net, "seed": seed, "test_top1": top1, "best_test_top1": None}
 
 
-def test_the_claim_needs_both_intervals_above_zero():
-    def claim(**means: float) -> bool:
-        rows = [
-            row(net, s, means.get(arm, 80.0) + (-0.1) ** (s + 1) * (arm == "b"))
-            for s in range(5)
-            for arm, net in ARMS.items()
-        ]
-        return COMPARISON.summarise(rows)["claim"]
+def arm_rows(seeds: int, schedule: str = "short", **means: float) -> list[dict]:
+    return [
+        row(net, s, means.get(arm, 80.0) + (-0.1) ** (s + 1) * (arm == "b")) | {"schedule": schedule}
+        for s in range(seeds)
+        for arm, net in ARMS.items()
+    ]
 
-    assert claim(b=81.0)
-    assert not claim(b=81.0, d=81.5)
-    assert not claim(b=81.0, c=81.005)
-    assert not claim()
+
+def test_the_claim_needs_both_intervals_above_zero():
+    def supported(**means: float) -> bool:
+        return COMPARISON.summarise(arm_rows(5, **means))["verdict"][-1] == "The claim is supported."
+
+    assert supported(b=81.0)
+    assert not supported(b=81.0, d=81.5)
+    assert not supported(b=81.0, c=81.005)
+    assert not supported()
+
+
+def test_the_verdict_is_one_of_the_outcomes_that_were_registered():
+    above, across, below = Interval(1.0, 0.5, 1.5, 5), Interval(0.1, -0.3, 0.5, 5), Interval(-1.0, -1.5, -0.5, 5)
+    assert verdict({"c": above, "d": across}) == [
+        "b - c lies above zero: better at this schedule.",
+        "b - d includes zero: not shown at this schedule, differences above 0.50 points are excluded.",
+        "The claim, which needs both above zero, is not supported.",
+    ]
+    assert "below zero: at equal cost, width is the better use" in verdict({"c": below, "d": above})[0]
+    assert verdict({"c": above, "d": above})[-1] == "The claim is supported."
+    assert verdict({"c": above._replace(n=4), "d": above}) == ["Fewer than five seeds: no verdict."]
+
+
+def test_only_five_seeds_of_the_short_schedule_are_the_registered_comparison():
+    def text(seeds: int, schedule: str) -> str:
+        return COMPARISON.table(COMPARISON.summarise(arm_rows(seeds, schedule, b=81.0)))
+
+    assert "not the registered comparison" not in text(5, "short")
+    assert "not the registered comparison" in text(5, "paper")
+    assert "not the registered comparison" in text(6, "short")
+    assert "no verdict. This is not the registered comparison" in text(2, "smoke")
+
+
+def test_the_papers_protocol_shows_the_best_epoch_and_the_last():
+    rows = [
+        row(net, seed, 80.0 + seed)
+        | {"schedule": "paper", "best_test_top1": None if seed == 0 else 85.0, "removed_top1": None}
+        for net in ("plain", "dit") for seed in (0, 1)
+    ]  # fmt: skip
+    for name in ("table2", "fig5"):  # The first seed broke off: the protocol is the recipe's
+        experiment = EXPERIMENTS[name]
+        summary = experiment.summarise(rows)
+        assert summary["selected_on"] == "test"
+        text = experiment.table(summary)
+        assert "best test epoch [%] | last epoch [%]" in text
+        assert "82.50 [50.73, 114.27] | 80.50 [74.15, 86.85]" in text
+        held = experiment.table(experiment.summarise([row | {"schedule": "short", "best_test_top1": None} for row in rows]))
+        assert "last epoch" not in held
+        assert "chosen on held-out images" in held
 
 
 def test_comparisons_pair_by_seed_and_worked_by_hand():
@@ -166,10 +236,10 @@ def test_comparisons_pair_by_seed_and_worked_by_hand():
     own = summary["comparisons"]["b - a"]
     assert own["differences"] == [1.0, 2.0, 3.0]
     half = 4.302653 / math.sqrt(3)
-    assert (own["mean"], own["low"], own["high"]) == pytest.approx((2.0, 2 - half, 2 + half))
+    assert own["interval"] == pytest.approx((2.0, 2 - half, 2 + half, 3))
     assert own["p"] == pytest.approx(0.0742, abs=1e-4)
     assert summary["arms"]["b"]["time_ratio"] == 2.0
-    assert "claim does not stand" in COMPARISON.table(summary)
+    assert "Fewer than five seeds: no verdict." in COMPARISON.table(summary)
 
 
 def test_each_network_is_compared_with_the_plain_one_of_its_family():
@@ -177,10 +247,24 @@ def test_each_network_is_compared_with_the_plain_one_of_its_family():
     rows = [row(net, seed, top1 + seed) | {"removed_top1": 50.0 if net in ("dit-stage3", "convnext-block1") else None}
             for net, top1 in tops.items() for seed in (0, 1)]  # fmt: skip
     nets = {own["net"]: own for own in EXPERIMENTS["fig5"].summarise(rows)["nets"]}
-    gains = {net: own["gain"] and own["gain"]["mean"] for net, own in nets.items()}
+    gains = {net: own["gain"] and own["gain"].mean for net, own in nets.items()}
     assert gains == {"plain": None, "dit-stage3": 1.0, "convnext": None, "convnext-block1": -3.0}
-    assert nets["dit-stage3"]["drop"]["mean"] == 31.5
+    assert nets["dit-stage3"]["drop"].mean == 31.5
     assert nets["plain"]["drop"] is None
+
+
+def test_table5_compares_the_two_terms_by_seed_and_shows_what_each_costs():
+    costs = {"convnext": 100, "convnext-block3": 100 + 32_768, "convnext-pixelwise": 100 + 76_832}
+    tops = {"convnext": [60, 61], "convnext-block3": [64, 62], "convnext-pixelwise": [61, 63]}
+    rows = [
+        row(net, seed, tops[net][seed]) | {"parameters": costs[net], "removed_top1": None}
+        for net in costs for seed in ((1, 0) if net == "convnext-block3" else (0, 1))
+    ]  # fmt: skip
+    summary = EXPERIMENTS["table5"].summarise(rows)
+    assert summary["channelwise_less_pixelwise"] == pytest.approx((1.0, 1 - 25.41, 1 + 25.41, 2), abs=0.01)  # 3 and -1
+    line = "Channel-wise less pixel-wise: 1.00 [-24.41, 26.41] points, n = 2, terms of 32,768 against 76,832 parameters."
+    assert line in EXPERIMENTS["table5"].table(summary)
+    assert "Channel-wise less" not in EXPERIMENTS["fig5"].table(EXPERIMENTS["fig5"].summarise(rows[:-2]))
 
 
 def test_power_is_what_a_simulation_finds():
@@ -202,7 +286,9 @@ def test_smoke_leaves_record_table_and_figure(name, tmp_path):
     text = (tmp_path / name / f"{name}.md").read_text()
     assert "| --- |" in text
     assert "nan" not in text
-    assert list((tmp_path / name).glob("*.png"))
+    assert {path.name for path in (tmp_path / name).iterdir()} - {"cells", "cells.jsonl"} == {
+        f"{name}.{ending}" for ending in ("json", "md", "png", "svg")
+    }
     if name == "table4":
         assert set(record["cells"][0]["top1"]) == {"whole", "less tr(A S)", "Q = 0"}
 
@@ -216,7 +302,13 @@ def test_the_comparisons_smoke_feeds_table2(tmp_path):
     assert len(trained) == 3  # the older networks; the others are the comparison's
     assert len(record["cells"]) == 6
     assert {own["title"].split(",")[0] for own in record["summary"]["nets"]} >= {"ResNet-20", "Dit-ResNet-20", "QuadraLib"}
-    assert "not available as text" in (tmp_path / "table2" / "table2.md").read_text()
+    text = (tmp_path / "table2" / "table2.md").read_text()
+    assert "not available as text" in text
+    assert "3 runs taken over from comparison (commit" in text
+    assert {f"table2.{ending}" for ending in ("json", "md", "png", "svg")} <= {
+        p.name for p in (tmp_path / "table2").iterdir()
+    }
+    assert set(record["summary"]["nets"][0]["top1"]) == {"mean", "low", "high", "n"}
 
 
 def test_table3_has_the_papers_costs_beside_its_quoted_accuracies(tmp_path):

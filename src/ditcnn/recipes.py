@@ -295,7 +295,7 @@ RECIPES = {
     "imagenet-finetune": NamedRecipe("imagenet", _FINETUNE),
 }
 
-_DEEP = {"resnet56", "resnet110", "dit_resnet56", "dit_resnet110"}
+_DEEP = ("resnet56", "resnet110")  # of every family: rivals train as the paper's networks do
 
 # Of ImageNet-1K from scratch. Tiny's 0.1 is in the published command; these are ConvNeXt's own (Liu et al., 2022, table 5).
 _DROP_PATH = {"convnext_small": 0.4, "convnext_base": 0.5, "convnext_large": 0.5}
@@ -313,7 +313,7 @@ def make_recipe(name: str, model: str | None = None) -> Recipe:
     if name not in RECIPES:
         raise InputError(f"there is no recipe {name!r}.{nearest(name, RECIPES)} Recipes: {', '.join(RECIPES)}.")
     recipe = RECIPES[name].recipe if model is None else replace(RECIPES[name].recipe, model=model)
-    if RECIPES[name].recipe is _CIFAR and recipe.model in _DEEP:
+    if RECIPES[name].recipe is _CIFAR and recipe.model.endswith(_DEEP):
         return replace(recipe, warmup="constant", warmup_epochs=1.0, warmup_factor=0.1)
     if RECIPES[name].recipe is _IMAGENET:
         return replace(recipe, drop_path=_DROP_PATH.get(recipe.model.removeprefix("dit_"), recipe.drop_path))

@@ -4,8 +4,12 @@ from typing import Any
 
 from ditcnn.errors import InputError, nearest
 from ditcnn.experiments.comparison import COMPARISON
+from ditcnn.experiments.correlations import CORRELATIONS
 from ditcnn.experiments.experiment import BUDGETS, Budget, BudgetName, Experiment, Plan
 from ditcnn.experiments.fig1 import FIG1
+from ditcnn.experiments.fig2 import FIG2
+from ditcnn.experiments.fig3 import FIG3
+from ditcnn.experiments.fig6 import FIG6
 from ditcnn.experiments.placement import FIG5, TABLE5
 from ditcnn.experiments.runner import duration, reproduce
 from ditcnn.experiments.table2 import TABLE2
@@ -24,7 +28,9 @@ __all__ = [
     "reproduce",
 ]
 
-_ALL: tuple[Experiment[Any], ...] = (FIG1, COMPARISON, TABLE2, TABLE3, TABLE4, TABLE5, FIG5)
+_ALL: tuple[Experiment[Any], ...] = (
+    FIG1, FIG2, FIG3, FIG6, CORRELATIONS, COMPARISON, TABLE2, TABLE3, TABLE4, TABLE5, FIG5,
+)  # fmt: skip
 
 EXPERIMENTS: dict[str, Experiment[Any]] = {experiment.name: experiment for experiment in _ALL}
 

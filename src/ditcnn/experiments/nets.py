@@ -7,7 +7,7 @@ from typing import Any
 from ditcnn.experiments.experiment import Cell
 from ditcnn.recipes import RECIPES, Recipe, make_recipe
 
-__all__ = ["NETS", "SCHEDULES", "Net", "recipe_of"]
+__all__ = ["NETS", "Net", "recipe_of"]
 
 
 @dataclass(frozen=True)
@@ -60,11 +60,6 @@ NETS: dict[str, Net] = {
 
 # docs/protocol.md registers "short": four epochs, one of them warm-up, in fp32.
 _SHORT = replace(RECIPES["cifar10-warmup"].recipe, epochs=4, warmup_epochs=1.0, precision="fp32")
-SCHEDULES: dict[str, str] = {
-    "short": "4 epochs, cosine with one epoch of warm-up, held-out selection (docs/protocol.md)",
-    "paper": "160 epochs, rate x0.1 at 80 and 120, best test epoch, as the paper",
-    "smoke": "one epoch on made images",
-}
 
 
 def recipe_of(cell: Cell) -> Recipe:

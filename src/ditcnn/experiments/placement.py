@@ -2,16 +2,30 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ditcnn.analysis.figures import COLOURS
-from ditcnn.analysis.intervals import mean_interval, paired_interval
+from ditcnn.analysis.intervals import Interval, paired_interval
 from ditcnn.experiments.context import Context
 from ditcnn.experiments.experiment import Budget, Cell, Experiment, Numbers, Plan, Row, Summary
 from ditcnn.experiments.nets import NETS
+from ditcnn.experiments.provenance import taken_over, taken_over_text
 from ditcnn.experiments.record import interval_text, markdown_table
 from ditcnn.experiments.removal import accuracy, without_terms
-from ditcnn.experiments.training import cost_of_cell, made_images, reported_top1, run_folder, train_cell
+from ditcnn.experiments.reported import (
+    ACCURACY_OF,
+    accuracies,
+    accuracy_heads,
+    accuracy_texts,
+    reported_top1,
+    selected_on,
+)
+from ditcnn.experiments.training import (
+    cost_of_cell,
+    made_images,
+    run_folder,
+    train_cell,
+)
 from ditcnn.train import load_model
 
 if TYPE_CHECKING:
@@ -20,6 +34,8 @@ if TYPE_CHECKING:
 __all__ = ["FIG5", "TABLE5"]
 
 _TABLE5 = ("convnext", "convnext-block3", "convnext-pixelwise")
+_RIVALS = ("convnext-block3", "convnext-pixelwise")  # of equal place
+_DROP_OF = {"holdout": "this network", "test": "the network of the last epoch, which is the one saved,"}
 _FIG5 = ("plain", "dit-stage1", "dit", "dit-stage3", "convnext", "convnext-block1", "convnext-block2", "convnext-block3")
 _TWINS = {net: "convnext" if net.startswith("convnext") else "plain" for net in (*_TABLE5, *_FIG5)}
 
@@ -54,32 +70,41 @@ def _summarise(rows: Sequence[Row]) -> Summary:
     nets = []
     for net in dict.fromkeys(row["net"] for row in rows):
         own = [row for row in rows if row["net"] == net]
-        twins = {row["seed"]: row for row in rows if row["net"] == _TWINS[net]}
         removed = [row for row in own if row["removed_top1"] is not None]
-        pairs = [(reported_top1(row), reported_top1(twins[row["seed"]])) for row in own if net != _TWINS[net]]
         drops = paired_interval([r["test_top1"] for r in removed], [r["removed_top1"] for r in removed]) if removed else None
-        gain = paired_interval([x for x, _ in pairs], [y for _, y in pairs]) if pairs else None
+        gain = _less(rows, net, _TWINS[net]) if net != _TWINS[net] else None
         nets.append(
             {
                 "net": net,
                 "title": NETS[net].title.format(depth=own[0]["depth"]),
                 "parameters": own[0]["parameters"],
                 "macs": own[0]["macs"],
-                "top1": mean_interval([reported_top1(row) for row in own])._asdict(),
-                "gain": gain._asdict() if gain else None,
-                "drop": drops._asdict() if drops else None,
+                **accuracies(own),
+                "gain": gain,
+                "drop": drops,
                 "failed": sum(row["failed"] is not None for row in own),
             }
         )
-    return {"nets": nets}
+    about = {"selected_on": selected_on(rows[0]), "taken_over": taken_over(rows)}
+    return about | {"nets": nets, "channelwise_less_pixelwise": _less(rows, *_RIVALS)}
+
+
+def _less(rows: Sequence[Row], first: str, second: str) -> Interval | None:
+    """Return the paired difference of two networks over the seeds that both have; None where there are none."""
+    own, other = ({row["seed"]: reported_top1(row) for row in rows if row["net"] == net} for net in (first, second))
+    seeds = sorted(own.keys() & other.keys())
+    return paired_interval([own[seed] for seed in seeds], [other[seed] for seed in seeds]) if seeds else None
 
 
 def _table(summary: Summary) -> str:
-    head = ["network", "parameters", "MMACs", "test top-1 [%]", "n", "over its plain twin", "drop at A = 0", "broken off"]
+    head = ["network", "parameters", "of the term", "MMACs", *accuracy_heads(summary["selected_on"])]
+    head += ["n", "over its plain twin", "drop at A = 0", "broken off"]
+    plain = {own["net"]: own["parameters"] for own in summary["nets"]}
     rows = [
         [
-            own["title"], f"{own['parameters']:,}", f"{own['macs'] / 1e6:.1f}", _text(own["top1"]), own["top1"]["n"],
-            _text(own["gain"]), _text(own["drop"]), own["failed"],
+            own["title"], f"{own['parameters']:,}", _extra(own, plain), f"{own['macs'] / 1e6:.1f}",
+            *accuracy_texts(own, summary["selected_on"]), own["top1"].n,
+            interval_text(own["gain"], 2), interval_text(own["drop"], 2), own["failed"],
         ]
         for own in summary["nets"]
     ]  # fmt: skip
@@ -87,16 +112,28 @@ def _table(summary: Summary) -> str:
         [
             markdown_table([*head, "the paper"], [[*row, "not available as text"] for row in rows]),
             "",
-            "Differences in points, paired by seed, with 95% intervals. The drop is of the trained network when A is set to",
-            "zero and nothing else is changed; a Dit-ResNet still halves its convolution's part then.",
+            *_rivals(summary, plain),
+            f"{ACCURACY_OF[summary['selected_on']]} Differences in points, paired by seed, with 95% intervals. The drop",
+            f"is of {_DROP_OF[summary['selected_on']]} when A is set to zero and nothing else is changed; a Dit-ResNet",
+            "still halves its convolution's part then. " + taken_over_text(summary["taken_over"]),
         ]
     )
 
 
-def _text(value: Mapping[str, float | None] | None) -> str:
-    if value is None or value["mean"] is None:
-        return "-"
-    return interval_text(value["mean"], value["low"], value["high"], 2)
+def _extra(own: Mapping[str, Any], parameters: Mapping[str, int]) -> str:
+    """Return how many parameters a network has more than its plain twin, where that is there."""
+    twin = _TWINS[own["net"]]
+    return "-" if twin == own["net"] or twin not in parameters else f"{own['parameters'] - parameters[twin]:,}"
+
+
+def _rivals(summary: Summary, parameters: Mapping[str, int]) -> list[str]:
+    """Return the line of table 5's own comparison."""
+    difference: Interval | None = summary["channelwise_less_pixelwise"]
+    if difference is None:
+        return []
+    costs = " against ".join(f"{parameters[net] - parameters['convnext']:,}" for net in _RIVALS if "convnext" in parameters)
+    cost = f", terms of {costs} parameters" if costs else ""
+    return [f"Channel-wise less pixel-wise: {interval_text(difference, 2)} points, n = {difference.n}{cost}.", ""]
 
 
 def _draw(summary: Summary) -> "dict[str, Figure]":
@@ -107,8 +144,8 @@ def _draw(summary: Summary) -> "dict[str, Figure]":
     for at, own in enumerate(summary["nets"]):
         for axes, value in zip(panels, (own["top1"], own["drop"]), strict=True):
             if value is not None:
-                half = value["mean"] - value["low"] if value["low"] is not None else 0.0
-                axes.errorbar(value["mean"], at, xerr=half, marker="o", capsize=3, linestyle="", color=COLOURS[0])
+                half = value.mean - value.low if value.low is not None else 0.0
+                axes.errorbar(value.mean, at, xerr=half, marker="o", capsize=3, linestyle="", color=COLOURS[0])
     panels[0].set(yticks=range(len(summary["nets"])), xlabel="test top-1 accuracy [%]")
     panels[0].set_yticklabels([own["title"] for own in summary["nets"]])
     panels[0].invert_yaxis()

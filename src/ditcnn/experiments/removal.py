@@ -22,7 +22,7 @@ from ditcnn.data.batches import normalise
 from ditcnn.layers import PixelwiseForm2d, QuadraticForm2d
 from ditcnn.train import TrainedModel, evaluate
 
-__all__ = ["TermParts", "accuracy", "less_covariance", "term_parts", "without_terms"]
+__all__ = ["TermParts", "accuracy", "less_covariance", "term_moments", "term_parts", "without_terms"]
 
 Term = QuadraticForm2d | PixelwiseForm2d
 
@@ -45,12 +45,12 @@ def without_terms(model: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def term_parts(
+def term_moments(
     trained: TrainedModel, images: ImageSet, *, batch_size: int = 500, progress: Callable[[float], None] = lambda done: None
-) -> dict[str, TermParts]:
-    """Return the parts of each channel-wise term's mean over images, by the term's name."""
-    moments = {name: ChannelMoments() for name, _ in _channelwise(trained.model)}
-    hooks = [term.norm.register_forward_hook(_adding(moments[name])) for name, term in _channelwise(trained.model)]
+) -> dict[str, tuple[QuadraticForm2d, ChannelMoments]]:
+    """Return each channel-wise term by its name, with the moments of its input, behind its norm, over the images."""
+    terms = {name: (term, ChannelMoments()) for name, term in _channelwise(trained.model)}
+    hooks = [term.norm.register_forward_hook(_adding(moments)) for term, moments in terms.values()]
     try:
         for first in range(0, len(images), batch_size):
             trained.model(normalise(images.images[first : first + batch_size], trained.mean, trained.std))
@@ -58,9 +58,17 @@ def term_parts(
     finally:
         for hook in hooks:
             hook.remove()
+    return terms
+
+
+@torch.no_grad()
+def term_parts(
+    trained: TrainedModel, images: ImageSet, *, batch_size: int = 500, progress: Callable[[float], None] = lambda done: None
+) -> dict[str, TermParts]:
+    """Return the parts of each channel-wise term's mean over images, by the term's name."""
     parts = {}
-    for name, term in _channelwise(trained.model):
-        a, m, s = term.matrices().double(), moments[name].mean, moments[name].covariance
+    for name, (term, moments) in term_moments(trained, images, batch_size=batch_size, progress=progress).items():
+        a, m, s = term.matrices().double(), moments.mean, moments.covariance
         parts[name] = TermParts(torch.einsum("oij,i,j->o", a, m, m), torch.einsum("oij,ij->o", a, s))
     return parts
 

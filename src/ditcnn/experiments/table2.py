@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ditcnn.analysis.figures import line_style
-from ditcnn.analysis.intervals import mean_interval
 from ditcnn.experiments.experiment import Budget, Cell, Experiment, Plan, Row, Summary
 from ditcnn.experiments.nets import NETS
-from ditcnn.experiments.record import interval_text, markdown_table
-from ditcnn.experiments.training import cost_of_cell, made_images, reported_top1, train_cell
+from ditcnn.experiments.provenance import taken_over, taken_over_text
+from ditcnn.experiments.record import markdown_table
+from ditcnn.experiments.reported import ACCURACY_OF, accuracies, accuracy_heads, accuracy_texts, selected_on
+from ditcnn.experiments.training import cost_of_cell, made_images, train_cell
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -69,34 +70,32 @@ def _summarise(rows: Sequence[Row]) -> Summary:
                 "parameters": own[0]["parameters"],
                 "macs": own[0]["macs"],
                 "epoch_seconds": statistics.median(seconds) if seconds else None,
-                "top1": mean_interval([reported_top1(row) for row in own])._asdict(),
-                "last_top1": mean_interval([row["test_top1"] for row in own])._asdict(),
-                "selected_on": "test" if own[0]["best_test_top1"] is not None else "holdout",
+                **accuracies(own),
                 "failed": sum(row["failed"] is not None for row in own),
             }
         )
-    return {"nets": nets, "quoted": list(QUOTED)}
+    about = {"selected_on": selected_on(rows[0]), "taken_over": taken_over(rows)}
+    return about | {"nets": nets, "quoted": list(QUOTED)}
 
 
 def _table(summary: Summary) -> str:
-    head = ["network", "data", "parameters", "MMACs", "s an epoch", "test top-1 [%]", "n", "broken off", "the paper"]
+    head = ["network", "data", "parameters", "MMACs", "s an epoch", *accuracy_heads(summary["selected_on"])]
+    head += ["n", "broken off", "the paper"]
     rows = [
         [
             own["title"], own["data"], f"{own['parameters']:,}", f"{own['macs'] / 1e6:.1f}",
             f"{own['epoch_seconds']:.1f}" if own["epoch_seconds"] else "-",
-            interval_text(own["top1"]["mean"], own["top1"]["low"], own["top1"]["high"], 2), own["top1"]["n"],
-            own["failed"], "not available as text",
+            *accuracy_texts(own, summary["selected_on"]), own["top1"].n, own["failed"], "not available as text",
         ]
         for own in summary["nets"]
     ]  # fmt: skip
     quoted = [[own["net"], own["cifar10"], own["cifar100"], own["source"]] for own in summary["quoted"]]
-    selected = {own["selected_on"] for own in summary["nets"]}
-    how = "the best epoch on test, as the paper's" if selected == {"test"} else "of the epoch chosen on held-out images"
     return "\n".join(
         [
             markdown_table(head, rows),
             "",
-            f"Accuracy is {how}, with the 95% interval of the mean over n seeds.",
+            f"{ACCURACY_OF[summary['selected_on']]} Means over n seeds, with their 95% intervals. "
+            + taken_over_text(summary["taken_over"]),
             "",
             "Of others, under their own settings:",
             "",
@@ -116,13 +115,13 @@ def _draw(summary: Summary) -> "dict[str, Figure]":
             own = [n for n in summary["nets"] if n["data"] == data and n["net"] == net]
             if not own:
                 continue
-            means = [n["top1"]["mean"] for n in own]
-            halves = [n["top1"]["mean"] - n["top1"]["low"] if n["top1"]["low"] is not None else 0.0 for n in own]
+            means = [n["top1"].mean for n in own]
+            halves = [n["top1"].mean - n["top1"].low if n["top1"].low is not None else 0.0 for n in own]
             title = NETS[net].title.replace("-{depth}", "")
             axes.errorbar([n["parameters"] / 1e6 for n in own], means, halves, label=title, capsize=3, **line_style(index))
         axes.set(xlabel="parameters [millions]", ylabel="test top-1 accuracy [%]", title=data, xscale="log")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
-    return {"fig4": figure}
+    return {"": figure}
 
 
 TABLE2 = Experiment(

@@ -9,10 +9,12 @@ from ditcnn.analysis.intervals import mean_interval, paired_interval
 from ditcnn.data.split import hold_out
 from ditcnn.experiments.context import Context
 from ditcnn.experiments.experiment import Budget, Cell, Experiment, Numbers, Plan, Row, Summary
-from ditcnn.experiments.nets import NETS, recipe_of
+from ditcnn.experiments.nets import NETS
+from ditcnn.experiments.provenance import taken_over, taken_over_text
 from ditcnn.experiments.record import interval_text, markdown_table
 from ditcnn.experiments.removal import accuracy, less_covariance, term_parts, without_terms
-from ditcnn.experiments.training import made_images, run_folder, train_cell
+from ditcnn.experiments.reported import selected_on
+from ditcnn.experiments.training import cost_of_cell, made_images, run_folder, train_cell
 from ditcnn.train import load_model
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["TABLE4"]
 
 NETWORKS = ("dit", "dit-published")
+_EPOCH = {"holdout": "of the epoch chosen on held-out images", "test": "of the last epoch, not the best one on test"}
 TREATMENTS = ("whole", "less tr(A S)", "Q = 0")
 
 
@@ -45,16 +48,17 @@ def _cells(plan: Plan[Settings]) -> list[Cell]:
 
 
 def _run(cell: Cell, context: Context) -> Numbers:
-    failed = train_cell(cell, context)["failed"]
-    if failed is not None:
-        return {"failed": failed, "top1": None, "of_mean": None, "of_covariance": None}
+    run = train_cell(cell, context)
+    about = {"failed": run["failed"], "run": run["run"]}
+    if run["failed"] is not None:
+        return about | {"top1": None, "of_mean": None, "of_covariance": None}
     trained, data = load_model(run_folder(cell, context).path), context.images(cell["data"])
-    seen = data.train if recipe_of(cell).protocol == "paper" else hold_out(data.train)[0]
+    seen = data.train if selected_on(cell) == "test" else hold_out(data.train)[0]
     parts = term_parts(trained, seen, progress=context.progress)
     ((_, own),) = parts.items()
     models = (trained.model, less_covariance(trained.model, parts), without_terms(trained.model))
     top1 = {name: accuracy(trained, model, data.test) for name, model in zip(TREATMENTS, models, strict=True)}
-    return {"failed": None, "top1": top1, "of_mean": own.of_mean.tolist(), "of_covariance": own.of_covariance.tolist()}
+    return about | {"top1": top1, "of_mean": own.of_mean.tolist(), "of_covariance": own.of_covariance.tolist()}
 
 
 def _summarise(rows: Sequence[Row]) -> Summary:
@@ -71,20 +75,21 @@ def _summarise(rows: Sequence[Row]) -> Summary:
                 "depth": depth,
                 "title": NETS[net].title.format(depth=depth),
                 "values": values,
-                "top1": {name: mean_interval(v)._asdict() for name, v in values.items()},
-                "drop": {name: paired_interval(values["whole"], values[name])._asdict() for name in TREATMENTS[1:]},
+                "top1": {name: mean_interval(v) for name, v in values.items()},
+                "drop": {name: paired_interval(values["whole"], values[name]) for name in TREATMENTS[1:]},
             }
         )
-    return {"nets": nets, "left_out": sum(row["failed"] is not None for row in rows)}
+    about = {"selected_on": selected_on(rows[0]), "taken_over": taken_over(rows)}
+    return about | {"nets": nets, "left_out": sum(row["failed"] is not None for row in rows)}
 
 
 def _table(summary: Summary) -> str:
     head = ["network", "data", "n", *[f"{name} [%]" for name in TREATMENTS], *[f"drop, {name}" for name in TREATMENTS[1:]]]
     rows = [
         [
-            own["title"], own["data"], own["top1"]["whole"]["n"],
-            *[_text(own["top1"][name]) for name in TREATMENTS],
-            *[_text(own["drop"][name]) for name in TREATMENTS[1:]],
+            own["title"], own["data"], own["top1"]["whole"].n,
+            *[interval_text(own["top1"][name], 2) for name in TREATMENTS],
+            *[interval_text(own["drop"][name], 2) for name in TREATMENTS[1:]],
         ]
         for own in summary["nets"]
     ]  # fmt: skip
@@ -92,23 +97,19 @@ def _table(summary: Summary) -> str:
         [
             markdown_table([*head, "the paper"], [[*row, "not available as text"] for row in rows]),
             "",
-            "Test accuracy of the trained networks, taken apart without training on; drops are paired by seed, with 95%",
-            "intervals. *Q = 0*: A is set to zero; the halving of the convolution's part stays. *Less tr(A S)*: from the",
-            "term's map the number tr(A_o S) is subtracted, one for each output channel o, at each position of each image;",
-            "S is the covariance of the channels at the term's input, behind its norm, over all positions of the images",
-            "trained on, without augmentation. The paper does not say what it subtracts." + _left_out(summary["left_out"]),
+            f"Test accuracy of the trained networks, {_EPOCH[summary['selected_on']]}, taken apart without training on;",
+            "drops are paired by seed, with 95% intervals. *Q = 0*: A is set to zero; the halving of the convolution's",
+            "part stays. *Less tr(A S)*: from the term's map the number tr(A_o S) is subtracted, one for each output",
+            "channel o, at each position of each image; S is the covariance of the channels at the term's input, behind its",
+            "norm, over all positions of the images trained on, without augmentation. The paper does not say what it takes."
+            + _left_out(summary["left_out"]),
+            taken_over_text(summary["taken_over"]),
         ]
     )
 
 
 def _left_out(count: int) -> str:
     return f" {count} runs broke off and have no network to take apart." if count else ""
-
-
-def _text(value: dict[str, float | None]) -> str:
-    mean = value["mean"]
-    assert mean is not None
-    return interval_text(mean, value["low"], value["high"], 2)
 
 
 def _draw(summary: Summary) -> "dict[str, Figure]":
@@ -143,4 +144,5 @@ TABLE4 = Experiment(
     needs=("cifar10",),
     may_use=("cifar100",),
     make_data=made_images,
+    cost=cost_of_cell,
 )

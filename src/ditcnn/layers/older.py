@@ -1,9 +1,10 @@
 r"""Quadratic convolutions of earlier work, to compare with; ``*`` is convolution, ``.`` the product of elements.
 
-Each stands in the place of an ``nn.Conv2d`` and takes its arguments. All are products of two linear sums: an output sees a
-matrix of rank one, where the term of Dit-CNN sees a whole one.
+Each stands in the place of an ``nn.Conv2d`` and takes its arguments. In all a product of two linear sums w'x v'x has the
+symmetric matrix (wv' + vw')/2, of rank at most two (Fan et al. add a diagonal), where the term of Dit-CNN has a whole one.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
@@ -56,7 +57,29 @@ class ReLinearConv2d(nn.Module):
             nn.init.constant_(part.bias, bias)
 
 
-class QuadraLibConv2d(nn.Module):
+class _Products(nn.Module):
+    """Convolutions side by side without biases, of which a forward pass makes products."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        padding: int = 0,
+        dilation: int = 1,
+        groups: int = 1,
+    ) -> None:
+        super().__init__()
+        shape = (in_channels, out_channels, kernel_size, stride, padding, dilation, groups)
+        self.add_convolutions(lambda: nn.Conv2d(*shape, bias=False))
+
+    def add_convolutions(self, make: Callable[[], nn.Conv2d]) -> None:
+        """Register the convolutions, made one after the other."""
+        raise NotImplementedError
+
+
+class QuadraLibConv2d(_Products):
     r"""The quadratic convolution of QuadraLib (Xu et al., MLSys 2022).
 
     .. math:: y = \mathrm{BN}(W_a * x) \cdot \mathrm{BN}(W_b * x) + \mathrm{BN}(W_c * x)
@@ -69,19 +92,9 @@ class QuadraLibConv2d(nn.Module):
         As ``nn.Conv2d``; three times its weights, and six numbers a channel.
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int,
-        stride: int = 1,
-        padding: int = 0,
-        dilation: int = 1,
-        groups: int = 1,
-    ) -> None:
-        super().__init__()
-        shape = (in_channels, out_channels, kernel_size, stride, padding, dilation, groups)
-        self.a, self.b, self.c = (_with_norm(nn.Conv2d(*shape, bias=False)) for _ in range(3))
+    def add_convolutions(self, make: Callable[[], nn.Conv2d]) -> None:
+        """Register a, b and c, each with its norm."""
+        self.a, self.b, self.c = (_with_norm(make()) for _ in range(3))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the convolution of x."""
@@ -89,7 +102,7 @@ class QuadraLibConv2d(nn.Module):
         return y
 
 
-class QResConv2d(nn.Module):
+class QResConv2d(_Products):
     r"""The quadratic residual layer of Bu and Karpatne (QRes, 2021), as a convolution.
 
     .. math:: y = W_1 * x \cdot W_2 * x + W_1 * x
@@ -101,19 +114,9 @@ class QResConv2d(nn.Module):
         As ``nn.Conv2d``; twice its weights.
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int,
-        stride: int = 1,
-        padding: int = 0,
-        dilation: int = 1,
-        groups: int = 1,
-    ) -> None:
-        super().__init__()
-        shape = (in_channels, out_channels, kernel_size, stride, padding, dilation, groups)
-        self.w1, self.w2 = (nn.Conv2d(*shape, bias=False) for _ in range(2))
+    def add_convolutions(self, make: Callable[[], nn.Conv2d]) -> None:
+        """Register w1 and w2."""
+        self.w1, self.w2 = make(), make()
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the convolution of x."""

@@ -1,6 +1,7 @@
 """CIFAR ResNets of older quadratic neurons, to compare Dit-ResNet with: every 3x3 convolution of the blocks is quadratic.
 
-Stem, shortcuts, norms and head are the plain network's, as in the published networks of Fan et al. and of QuadraLib.
+Stem, shortcuts, norms and head are the plain network's here, so that arms of a comparison differ by the convolution alone.
+The published networks of Fan et al. and of QuadraLib have a head of 64 features, and Fan's shortcuts have no weights.
 """
 
 from typing import Any

@@ -1,9 +1,10 @@
 """A plain network widened until it costs what another one does."""
 
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Literal
 
-import timm
 import torch
+from torch import nn
 
 from ditcnn.cost import cost_of
 
@@ -13,7 +14,12 @@ WIDEST = 1024  # channels of the last stage
 
 
 def widths_of_equal_cost(
-    rival: str, cost: Literal["parameters", "macs"], *, plain: str, num_classes: int = 10
+    rival: Callable[[], nn.Module],
+    cost: Literal["parameters", "macs"],
+    *,
+    plain: Callable[[tuple[int, int, int]], nn.Module],
+    image_shape: tuple[int, int, int] = (3, 32, 32),
+    step: int = 1,
 ) -> tuple[int, int, int]:
     """Return the channels of the stages with which a plain CIFAR ResNet costs nearest to what its rival does.
 
@@ -22,32 +28,32 @@ def widths_of_equal_cost(
     plain network of as many is the stronger one.
 
     Args:
-        rival: A name of timm's registry, as ``dit_resnet20``.
+        rival: Makes the rival, as ``lambda: timm.create_model("dit_resnet20")``; nothing is allocated.
         cost: What is to be equal.
-        plain: The name of the network to widen, as ``resnet20``.
-        num_classes: Outputs of both heads.
+        plain: Makes the network to widen from its widths.
+        image_shape: Channels, height and width of the images.
+        step: The last width is a multiple of it; with 4 all three are in proportion, W/4, W/2 and W.
 
-    >>> widths_of_equal_cost("resnet20", "parameters", plain="resnet20")
+    >>> from ditcnn.models import CifarResNet
+    >>> widths_of_equal_cost(lambda: CifarResNet(20), "parameters", plain=lambda widths: CifarResNet(20, widths=widths))
     (16, 32, 64)
     """
-    wanted = _cost(rival, cost, num_classes)
-    low, high = 4, WIDEST
+
+    def of(make: Callable[[], nn.Module]) -> int:
+        with torch.device("meta"):
+            value: int = getattr(cost_of(make(), image_shape, 2), cost)
+        return value
+
+    def of_width(last: int) -> int:
+        return of(lambda: plain(_stages(last * step)))
+
+    wanted = of(rival)
+    low, high = max(1, 4 // step), WIDEST // step
     while high - low > 1:  # cost grows with the width
         middle = (low + high) // 2
-        if _cost(plain, cost, num_classes, widths=_stages(middle)) < wanted:
-            low = middle
-        else:
-            high = middle
-    nearest = min((low, high), key=lambda last: abs(_cost(plain, cost, num_classes, widths=_stages(last)) - wanted))
-    return _stages(nearest)
+        low, high = (middle, high) if of_width(middle) < wanted else (low, middle)
+    return _stages(step * min((low, high), key=lambda last: abs(of_width(last) - wanted)))
 
 
 def _stages(last: int) -> tuple[int, int, int]:
     return round(last / 4), round(last / 2), last
-
-
-def _cost(name: str, cost: str, num_classes: int, **kwargs: Any) -> int:
-    with torch.device("meta"):
-        model = timm.create_model(name, num_classes=num_classes, **kwargs)
-    value: int = getattr(cost_of(model, (3, 32, 32), 2), cost)
-    return value

@@ -32,10 +32,11 @@ def curves_figure(groups: Sequence[Group]) -> "Figure":
             colour = COLOURS[index % len(COLOURS)]
             style = ("-", "--", ":")[index // len(COLOURS) % 3]
             key = f"{group.runs[0].watched}_top1" if quantity == "top1" else quantity
-            curves = [[line[key] for line in run.epochs if key in line] for run in group.runs]
-            shortest = min(map(len, curves))
-            if not shortest:
+            all_curves = ([line[key] for line in run.epochs if key in line] for run in group.runs)
+            curves = [curve for curve in all_curves if curve]  # without runs that have not finished an epoch
+            if not curves:
                 continue
+            shortest = min(map(len, curves))
             values, epochs = np.array([curve[:shortest] for curve in curves]), np.arange(1, shortest + 1)
             axes.plot(epochs, values.mean(0), label=group.name, color=colour, linestyle=style, marker=".")
             axes.fill_between(epochs, values.min(0), values.max(0), color=colour, alpha=0.2, linewidth=0)

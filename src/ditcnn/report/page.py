@@ -97,31 +97,40 @@ def _sentence_of_one(group: Group) -> str:
 
 
 def _results(groups: Sequence[Group]) -> str:
-    head = ["", "seeds", "test top-1 [%]", "held-out top-1 [%]", "best test epoch [%]", "epochs", "s an epoch, median"]
+    quantities = {
+        "test top-1 [%]": [group.top1("test") for group in groups],
+        "validation top-1 [%]": [group.top1("val") for group in groups],
+        "held-out top-1 [%]": [group.finals("holdout_top1") for group in groups],
+        "best test epoch [%]": [group.finals("best_test_top1") for group in groups],
+    }
+    shown = {title: values for title, values in quantities.items() if any(values)}
+    head = ["", "n", *shown, "epochs", "s an epoch, median"]
     rows = []
-    for group in groups:
-        finals = [group.finals(key) for key in ("test_top1", "holdout_top1", "best_test_top1")]
+    for number, group in enumerate(groups):
         seconds = [line["seconds"] for run in group.runs for line in run.epochs if "seconds" in line]
         done = " / ".join(dict.fromkeys(f"{len(run.epochs)} of {run.settings.get('epochs', '?')}" for run in group.runs))
-        cells = [_interval(mean_interval(values)) if values else "-" for values in finals]
-        rows.append(
-            [group.name, str(len(group.runs)), *cells, done, f"{statistics.median(seconds):.1f}" if seconds else "-"]
-        )
-    parts = [_table(head, rows), '<p class="note">Means over the seeds of finished runs with 95% intervals.</p>']
+        cells = [_interval(mean_interval(own[number])) if own[number] else "-" for own in shown.values()]
+        finished, all_runs = len(group.finished), len(group.runs)
+        count = str(finished) if finished == all_runs else f"{finished} of {all_runs}"
+        rows.append([group.name, count, *cells, done, f"{statistics.median(seconds):.1f}" if seconds else "-"])
+    parts = [_table(head, rows), '<p class="note">Means over the n finished runs, a seed each, with 95% intervals.</p>']
     pairs = [row for group in groups[1:] if (row := _difference(group, groups[0])) is not None]
     if pairs:
         parts += [f"<h3>Against {html.escape(groups[0].name)}, paired by seed</h3>"]
-        parts += [_table(["", "seeds of both", "test top-1, points"], pairs)]
+        parts += [_table(["", "n", "top-1, points"], pairs)]
     return "\n".join(parts)
 
 
 def _difference(group: Group, first: Group) -> list[str] | None:
-    own, others = ({run.seed: run.result["test_top1"] for run in g.runs if run.result} for g in (group, first))
-    seeds = sorted(own.keys() & others.keys())
-    if not seeds:
+    """Return a row of paired differences over the seeds that finished in both, on the same kind of images; None: none."""
+    own, others = (
+        {(run.seed, run.result_on): run.top1 for run in g.finished if run.top1 is not None} for g in (group, first)
+    )
+    both = sorted(own.keys() & others.keys())
+    if not both:
         return None
-    interval = paired_interval([own[seed] for seed in seeds], [others[seed] for seed in seeds])
-    return [group.name, str(len(seeds)), _interval(interval, sign="+")]
+    interval = paired_interval([own[key] for key in both], [others[key] for key in both])
+    return [group.name, str(len(both)), _interval(interval, sign="+")]
 
 
 def _interval(interval: Interval, sign: str = "") -> str:
@@ -175,7 +184,7 @@ def _removal(groups: Sequence[Group], data: Path | None) -> str:
             rows.append([group.name, str(len(found)), _interval(mean_interval(whole)), less, without])
     if not rows:
         return "<p>No run has a saved model with a quadratic term.</p>"
-    head = ["", "seeds", "test top-1 [%]", "drop less tr(A S), points", "drop at A = 0, points"]
+    head = ["", "n", "test top-1 [%]", "drop less tr(A S), points", "drop at A = 0, points"]
     note = (
         "The saved models, taken apart without training on. A = 0 leaves all else, a halving of the convolution's part "
         "included. Less tr(A S) subtracts from the term's map the number tr(A S) of each output channel, S the covariance "
@@ -185,11 +194,11 @@ def _removal(groups: Sequence[Group], data: Path | None) -> str:
 
 
 def _runs(groups: Sequence[Group]) -> str:
-    head = ["folder", "of", "seed", "test top-1 [%]", "commit", "machine"]
+    head = ["folder", "of", "seed", "top-1 [%]", "commit", "machine"]
     rows = []
     for group in groups:
         for run in group.runs:
-            result = "not finished" if run.result is None else f"{run.result['test_top1']:.2f}"
+            result = "not finished" if run.top1 is None else f"{run.top1:.2f} on {run.result_on}"
             commit = str(run.environment.get("commit") or "-")[:12]
             machine = str(run.environment.get("processor") or run.environment.get("device") or "-")
             rows.append([str(run.folder.path), group.name, str(run.seed), result, commit, machine])

@@ -34,8 +34,23 @@ class Run:
 
     @property
     def watched(self) -> str:
-        """The images that were watched: ``holdout``, or in the paper's protocol ``test``."""
+        """The images that were watched: ``holdout``, in the paper's protocol ``test``, of a streamed set ``val``."""
+        if any("val_top1" in line for line in (*self.epochs, self.result or {})):
+            return "val"
         return "test" if self.settings.get("protocol") == "paper" else "holdout"
+
+    @property
+    def result_on(self) -> str:
+        """The images that the result is of: ``test``, or ``val`` of a streamed set, which has no others."""
+        return "val" if self.watched == "val" else "test"
+
+    @property
+    def top1(self) -> float | None:
+        """Top-1 in percent of a finished run on these images; on ``val`` that of the model it saved, average or not."""
+        if self.result is None:
+            return None
+        value: float = self.result["val_ema_top1" if self.result.get("model") == "ema" else f"{self.result_on}_top1"]
+        return value
 
 
 @dataclass(frozen=True)
@@ -45,9 +60,18 @@ class Group:
     name: str
     runs: tuple[Run, ...]
 
+    @property
+    def finished(self) -> tuple[Run, ...]:
+        """The runs that have a result."""
+        return tuple(run for run in self.runs if run.result is not None)
+
     def finals(self, quantity: str) -> list[float]:
         """Return a quantity of the results of the runs that have finished."""
-        return [run.result[quantity] for run in self.runs if run.result and run.result.get(quantity) is not None]
+        return [run.result[quantity] for run in self.finished if run.result and run.result.get(quantity) is not None]
+
+    def top1(self, images: str) -> list[float]:
+        """Return the top-1 of the runs that have finished and whose result is of ``images``, ``test`` or ``val``."""
+        return [run.top1 for run in self.finished if run.top1 is not None and run.result_on == images]
 
 
 def read_run(path: Path) -> Run:
