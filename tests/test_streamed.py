@@ -194,6 +194,16 @@ def test_an_image_that_cannot_be_read_stops_the_run_or_is_skipped_and_counted(ca
     assert capsys.readouterr().err.count("skipped: images/train/n02/3.png") == 1
 
 
+def test_a_run_that_a_bad_image_stopped_goes_on_without_it():
+    bad = Path("images/train/n02/3.png")
+    bad.write_bytes(bad.read_bytes()[:50])
+    steps = ["--global-batch", "48", "--batch-size", "12"]
+    train(*steps, status=2)
+    whole = train(*steps, "--skip-bad-images", out="whole")
+    resumed = train(*steps, "--resume", "--skip-bad-images")
+    assert_equal(load_state(resumed.last)["model"], load_state(whole.last)["model"])
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -216,7 +226,7 @@ def test_what_cannot_be_kept_is_told_with_the_flag_to_change(arguments, message,
 
 
 def test_flags_of_streamed_sets_are_refused_for_images_in_memory(capsys):
-    for arguments in (["--mixup", "0.2"], ["--ema-decay", "0.9"], ["--global-batch", "256"]):
+    for arguments in (["--mixup", "0.2"], ["--ema-decay", "0.9"], ["--global-batch", "256"], ["--skip-bad-images"]):
         assert main(["train", "digits", *arguments, "--out", "digits"]) == 2
         assert f"{arguments[0]} has no effect on images in memory" in last_line(capsys)
     assert not Path("digits").exists()

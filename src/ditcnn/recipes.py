@@ -115,8 +115,6 @@ class Recipe:
     """Stochastic depth: greatest probability that a block is passed over."""
     ema_decay: float = 0.0
     """Decay of the moving average of the weights; 0 for none."""
-    skip_bad_images: bool = False
-    """Go on without images that cannot be read, and count them."""
     protocol: Literal["holdout", "paper"] = "holdout"
     """holdout: select on held-out training images, test once. paper: train on all, test each epoch, report the best."""
     seed: int = 0
@@ -210,7 +208,7 @@ class Recipe:
 # Fields that have no effect on images in memory, and on a streamed set, with the values that leave them off.
 _STREAMED = (
     "global_batch", "img_size", "scale", "crop_pct", "auto_augment", "mixup", "cutmix", "label_smoothing",
-    "reprob", "resplit", "ema_decay", "skip_bad_images",
+    "reprob", "resplit", "ema_decay",
 )  # fmt: skip
 STREAMED_ONLY: dict[str, Any] = {name: getattr(Recipe(), name) for name in _STREAMED}
 IN_MEMORY_ONLY: dict[str, Any] = {"protocol": "holdout", "crop_padding": 0}

@@ -38,6 +38,8 @@ class TrainFlags(Recipe):
     """Where to compute; auto takes a GPU where there is one."""
     workers: int = 4
     """Processes that read a streamed set's images, beside each training process; 0 for none."""
+    skip_bad_images: bool = False
+    """Go on without a streamed set's images that cannot be decoded, and count them; may be given with --resume."""
     checkpoint_minutes: float = 5.0
     """Time between checkpoints within an epoch; there is one after each epoch."""
     config: Path | None = None
@@ -52,6 +54,8 @@ class TrainFlags(Recipe):
             raise InputError(f"--checkpoint-minutes must not be negative; got {self.checkpoint_minutes}.")
         if self.workers < 0:
             raise InputError(f"--workers must not be negative; got {self.workers}.")
+        if self.skip_bad_images and not self.streamed:
+            raise InputError("--skip-bad-images has no effect on images in memory; leave it out.")
         if self.streamed and self.data is None:
             raise InputError(f"recipe {self.recipe} needs --data DIR: class folders train/<class>/* and val/<class>/*.")
         if self.recipe == "imagenet-finetune" and self.pretrained is None:
@@ -69,7 +73,8 @@ class TrainFlags(Recipe):
 
 
 _RECIPE_FIELDS = [field.name for field in dataclasses.fields(Recipe)]
-_SETTINGS = ["recipe", "data", "device", "workers", "checkpoint_minutes", *_RECIPE_FIELDS]  # what config.yaml holds
+# What config.yaml holds.
+_SETTINGS = ["recipe", "data", "device", "workers", "skip_bad_images", "checkpoint_minutes", *_RECIPE_FIELDS]
 
 
 def stored_settings(config: Path) -> TrainFlags:

@@ -117,6 +117,7 @@ def _streamed(
             display,
             processes=processes,
             workers=flags.workers,
+            skip_bad_images=flags.skip_bad_images,
             checkpoint_minutes=flags.checkpoint_minutes,
         )
     )

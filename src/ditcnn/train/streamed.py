@@ -60,6 +60,8 @@ class StreamTrainer(Run):
         display: Where to report.
         processes: Those that train together.
         workers: Processes that read images, for each of those.
+        skip_bad_images: Go on without images that cannot be decoded, and count them. It decides nothing but whether a run that
+            meets one ends, so a resumed run may change it.
         checkpoint_minutes: Time between checkpoints within an epoch; there is one after each epoch.
 
     Raises:
@@ -77,11 +79,13 @@ class StreamTrainer(Run):
         *,
         processes: Processes,
         workers: int = 0,
+        skip_bad_images: bool = False,
         checkpoint_minutes: float = 5.0,
     ) -> None:
         super().__init__(recipe, folder, display, checkpoint_minutes, processes)
         recipe.refuse(IN_MEMORY_ONLY, "a streamed set")
-        self.train, self.val, self.device, self.workers = train, val, device, workers
+        self.train, self.val, self.device = train, val, device
+        self.workers, self.skip_bad_images = workers, skip_bad_images
         self.global_batch = recipe.global_batch or recipe.batch_size
         self.micro_batches = micro_batches_per_rank(self.global_batch, recipe.batch_size, processes.size)
         self.steps = steps_per_epoch_of(len(train), self.global_batch)
@@ -192,7 +196,7 @@ class StreamTrainer(Run):
             world_size=processes.size,
             first_step=progress.step,
             workers=self.workers,
-            skip_bad_images=recipe.skip_bad_images,
+            skip_bad_images=self.skip_bad_images,
             bad_images=self.bad_images,
         )
         self.forward.train()
@@ -279,7 +283,7 @@ class StreamTrainer(Run):
             "lr": self._lr(0),
             "train_loss": progress.loss_sum / progress.seen,
             **scores,
-            **({"bad_images": progress.bad_images} if self.recipe.skip_bad_images else {}),
+            **({"bad_images": progress.bad_images} if self.skip_bad_images else {}),
             "seconds": round(progress.seconds, 3),
         }
         progress.epoch += 1
@@ -334,7 +338,7 @@ class StreamTrainer(Run):
             rank=rank,
             world_size=size,
             workers=self.workers,
-            skip_bad_images=self.recipe.skip_bad_images,
+            skip_bad_images=self.skip_bad_images,
             bad_images=self.bad_images,
         )
         for _ in range(math.ceil(math.ceil(len(self.val) / size) / batch_size)):  # the largest share's number of batches
