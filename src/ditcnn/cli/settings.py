@@ -29,7 +29,7 @@ class TrainFlags(Recipe):
 
     recipe: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="RECIPE")] = None
     """Name of the recipe."""
-    data: Path | None = None
+    data: str | None = None
     """Images: CIFAR's folder, class folders, a tar of them, or IDX files; for imagenet, class folders train/ and val/, tars,
     hfds/NAME or wds/NAME. Default: the recipe's own data, except for imagenet."""
     out: Path | None = None

@@ -4,6 +4,7 @@ import shutil
 import sys
 from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -86,7 +87,7 @@ def _in_memory(
     """Return the flags, completed by what the images decide, the trainer, and a summary of its images."""
     name = RECIPES[flags.name].data
     assert name != "imagenet"
-    data = open_data(flags.data, name)
+    data = open_data(None if flags.data is None else Path(flags.data), name)
     if len(flags.mean) != data.image_shape[0]:
         if flags.mean and given("mean", argv):
             raise InputError(f"--mean has {len(flags.mean)} values, the images {data.image_shape[0]} channels.")
