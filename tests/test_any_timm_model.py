@@ -243,7 +243,9 @@ def test_predict_of_a_damaged_image_names_it(capsys, imagenet_model, tmp_path):
 
 def test_imagenets_classes_are_met_by_their_words_where_these_name_one():
     model = imagenet_classes(1000)
-    tench, maillot, suit = (match_classes([word], model, 1000) for word in ("tench, Tinca tinca", "maillot", "maillot, tank suit"))
+    tench, maillot, suit = (
+        match_classes([word], model, 1000) for word in ("tench, Tinca tinca", "maillot", "maillot, tank suit")
+    )
     assert [tench, maillot, suit] == [[0], [638], [639]]
     assert match_classes(["great_white_shark", "Goldfish"], model, 1000) == [2, 1]
     for data in (["crane"], ["goldfish", "Carassius auratus"], ["1000"]):  # a bird and a machine; one class twice; too many

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import signal
 from pathlib import Path
 
@@ -45,7 +46,7 @@ def test_a_run_leaves_all_its_files_and_timm_reads_its_model(capsys):
     folder = train()
     names = {path.name.split(".out.")[0] for path in folder.path.iterdir()}
     assert names == {
-        "config.yaml", "env.json", "metrics.jsonl", "curves.png", "events", "last.pt", "previous.pt", "config.json",
+        ".lock", "config.yaml", "env.json", "metrics.jsonl", "curves.png", "events", "last.pt", "previous.pt", "config.json",
         "model.safetensors",
     }  # fmt: skip
     printed = capsys.readouterr()
@@ -223,6 +224,12 @@ def test_what_cannot_be_kept_is_told_with_the_flag_to_change(arguments, message,
     train(*arguments, status=2)
     assert message in last_line(capsys)
     assert not Path("run").exists()
+
+
+def test_classes_that_val_lacks_are_a_warning(capsys):
+    shutil.rmtree("images/val/n02")
+    train("--global-batch", "60", status=2)  # enough to see it
+    assert "val has no image of 1 of the 3 classes (n02, ...)" in capsys.readouterr().err
 
 
 def test_flags_of_streamed_sets_are_refused_for_images_in_memory(capsys):

@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch._dynamo.exc import TorchDynamoException
 
 from ditcnn.errors import InputError, RunFailed
 from ditcnn.recipes import Recipe
 from ditcnn.train.checkpoint import clean, load_newest, save_newest
 from ditcnn.train.display import Display
-from ditcnn.train.distributed import Processes, lost_contact
+from ditcnn.train.distributed import Processes
+from ditcnn.train.failures import explained, lost_contact
 from ditcnn.train.folder import RunFolder
 from ditcnn.train.metrics import MetricsLog, draw_curves
 from ditcnn.train.optim import lr_factor
@@ -145,7 +145,8 @@ class Run(ABC):
 
         Raises:
             Stopped: SIGTERM or SIGINT came; a checkpoint is saved.
-            RunFailed: The loss or the weights are not finite, the model does not compile, or another process is gone.
+            RunFailed: The loss or the weights are not finite, the model does not compile, memory is short, or another process is
+                gone.
             OSError: The disk is full or read-only; the newest checkpoint stands.
             ToldElsewhere: One of these in the first process.
         """
@@ -160,13 +161,11 @@ class Run(ABC):
                     self._train_epoch()
                     self._close_epoch()
                 self._finish()
-        except TorchDynamoException as error:
-            first = str(error).strip().splitlines()[0]
-            raise RunFailed(f"torch.compile failed: {first} Run without --compile.") from None
         except RuntimeError as error:
-            if not lost_contact(error):
+            failure = self._alone(error) if lost_contact(error) else explained(error)
+            if failure is error:
                 raise
-            raise self._alone(error) from None
+            raise failure from None
         finally:
             if self.processes.first:
                 self.log.close()

@@ -1,5 +1,6 @@
 """Labelled images that are read one at a time: what every form of ImageNet-sized data is opened as."""
 
+import functools
 import hashlib
 import io
 import os
@@ -64,7 +65,7 @@ class ImageSource(ABC):
         """
         return decode_rgb(self.content(index), self.path(index)), int(self.labels[index])
 
-    @property
+    @functools.cached_property
     def digest(self) -> str:
         """A text that changes with classes, names, labels and sizes of sampled files, but not with where they lie."""
         digest = hashlib.sha256(repr((self.classes, len(self))).encode())
