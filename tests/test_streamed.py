@@ -59,6 +59,7 @@ def test_a_run_leaves_all_its_files_and_timm_reads_its_model(capsys):
     assert [line["epoch"] for line in lines] == [1, 2, 2]
     assert all(math.isfinite(line["train_loss"] + line["val_loss"] + line["val_ema_loss"]) for line in lines[:2])
     assert lines[2]["best_val_top1"] == max(line["val_top1"] for line in lines[:2])
+    assert lines[2]["best_val_of"] == "raw"
     assert json.loads(folder.environment.read_bytes())["launches"][0]["processes"] == 1
     model = timm.create_model("local-dir:run", pretrained=True)
     config = timm.data.resolve_model_data_config(model)
@@ -187,12 +188,67 @@ def test_an_image_that_cannot_be_read_stops_the_run_or_is_skipped_and_counted(ca
     train(status=2)
     assert "n02/3.png" in last_line(capsys)
     lines = read_metrics(train("--skip-bad-images", "--global-batch", "48", "--batch-size", "12", out="skipped").metrics)
+    assert [line["val_bad_images"] for line in lines[:2]] == [0, 0]
     assert [line["bad_images"] for line in lines[:2]] in (
         [1, 1],
         [0, 1],
         [1, 0],
     )  # 3 of 51 images are left over in each epoch
     assert capsys.readouterr().err.count("skipped: images/train/n02/3.png") == 1
+
+
+def test_bad_images_of_val_are_counted_and_all_of_them_bad_are_an_error(capsys):
+    paths = sorted(Path("images/val").glob("*/*"))
+    paths[3].write_bytes(b"")
+    lines = read_metrics(train("--skip-bad-images", out="one").metrics)
+    assert [line["val_bad_images"] for line in lines[:2]] == [1, 1]
+    for path in paths:
+        path.write_bytes(b"")
+    train("--skip-bad-images", "--global-batch", "48", "--batch-size", "12", status=2)
+    assert "images/val: no image of 15 can be decoded" in last_line(capsys)
+
+
+def without_a_finite_loss(monkeypatch, *bad):
+    """Make the losses of the given forward passes of training infinite."""
+    forward, passes = DitConvNeXt.forward, []
+
+    def overflowing(model, x):
+        if model.training:
+            passes.append(0)
+        logits = forward(model, x)
+        return logits * math.inf if model.training and (not bad or len(passes) in bad) else logits
+
+    monkeypatch.setattr(DitConvNeXt, "forward", overflowing)
+
+
+def test_in_fp16_the_scaler_passes_over_a_step_that_overflows(monkeypatch):
+    without_a_finite_loss(monkeypatch, 3, 5, 6)  # in the first two of 4 steps of 3 micro-batches
+    folder = train("--precision", "fp16", "--epochs", "1")
+    line = read_metrics(folder.metrics)[0]
+    assert line["skipped_steps"] == 2
+    assert math.isfinite(line["train_loss"])
+    assert load_state(folder.last)["scaler"]["scale"] == 65536 / 4
+
+
+def test_a_loss_that_stays_infinite_ends_the_run_in_fp16_too(monkeypatch, capsys):
+    without_a_finite_loss(monkeypatch)
+    train("--precision", "fp32", "--epochs", "1", status=1, out="fp32")
+    assert "the loss became nan in epoch 1, step 1" in last_line(capsys)
+    monkeypatch.setattr("ditcnn.train.streamed.MOST_SKIPPED_IN_A_ROW", 3)
+    train("--precision", "fp16", "--epochs", "1", status=1, out="fp16")
+    assert "the loss was not finite 3 times in a row in epoch 1, step 3" in last_line(capsys)
+
+
+def test_the_best_epoch_of_the_average_is_not_one_of_the_weights(monkeypatch):
+    scores = iter([90.0, 50.0, 60.0])  # the average counts from the second epoch on
+
+    def evaluated(trainer):
+        top1 = next(scores)
+        return {"val_loss": 1.0, "val_top1": 99.0 if top1 < 90 else top1, "val_ema_loss": 1.0, "val_ema_top1": top1}
+
+    monkeypatch.setattr(StreamTrainer, "_evaluate", evaluated)
+    last = read_metrics(train("--epochs", "3", "--ema-decay", "0.5").metrics)[-1]  # mature after 6 of 12 updates
+    assert (last["best_val_top1"], last["best_val_epoch"], last["best_val_of"]) == (60.0, 3, "ema")
 
 
 def test_a_run_that_a_bad_image_stopped_goes_on_without_it():

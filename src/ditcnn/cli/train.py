@@ -156,16 +156,19 @@ def _schedule(flags: TrainFlags) -> str:
     return f"schedule: {flags.epochs} epochs{rescaled}{milestones}, warm-up of {flags.warmup_epochs:g} epochs"
 
 
+_WEIGHTS = {"raw": "the weights themselves", "ema": "the moving average"}
+
+
 def _print_result(result: dict[str, Any], flags: TrainFlags, folder: RunFolder) -> None:
     if result.get("watched") == "val":
         print(f"val accuracy    {result['val_top1']:.2f}% after the last epoch, of the weights")
         if "val_ema_top1" in result:
             print(f"                {result['val_ema_top1']:.2f}% of their moving average")
         print(
-            f"                {result['best_val_top1']:.2f}% in the best epoch, {result['best_val_epoch']}: selected on "
-            "val, so no measure of the model"
+            f"                {result['best_val_top1']:.2f}% in the best epoch, {result['best_val_epoch']}, of "
+            f"{_WEIGHTS[result['best_val_of']]}: selected on val, so no measure of the model"
         )
-        which = "the moving average" if result["model"] == "ema" else "the weights themselves"
+        which = _WEIGHTS[result["model"]]
         print(f"model           that of the last epoch, {which}")
     elif result["selected_on"] == "holdout":
         print(

@@ -38,6 +38,9 @@ class Progress:
     seen: int = 0
     seconds: float = 0.0
     bad_images: int = 0  # skipped in the epoch under way
+    skipped_steps: int = 0  # in the epoch under way: their loss was not finite, and the scaler has made no update
+    skipped_in_a_row: int = 0
+    best_of: str = ""  # which weights the best epoch is one of: raw, or ema
     best_epoch: int = 0
     best_top1: float = -1.0
     best_loss: float = math.inf  # decides between epochs of equal accuracy
@@ -145,8 +148,8 @@ class Run(ABC):
 
         Raises:
             Stopped: SIGTERM or SIGINT came; a checkpoint is saved.
-            RunFailed: The loss or the weights are not finite, the model does not compile, memory is short, or another process is
-                gone.
+            RunFailed: The loss or the weights are not finite, the model does not compile, there is too little memory, or
+                another process is gone.
             OSError: The disk is full or read-only; the newest checkpoint stands.
             ToldElsewhere: One of these in the first process.
         """

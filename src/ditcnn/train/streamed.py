@@ -25,6 +25,7 @@ from ditcnn.data.stream import (
     steps_per_epoch_of,
     train_batches_of,
 )
+from ditcnn.errors import InputError
 from ditcnn.recipes import IN_MEMORY_ONLY, Recipe
 from ditcnn.train.build import build_model
 from ditcnn.train.device import autocast
@@ -38,6 +39,7 @@ from ditcnn.train.run import Run
 
 __all__ = ["StreamTrainer"]
 
+MOST_SKIPPED_IN_A_ROW = 20  # steps; the scaler has halved its scale as often, so it is not the scale that is too great
 MATURE = 3  # times 1/(1 - decay) updates: then the starting weights count for e^-3 = 5% of the average
 
 
@@ -60,8 +62,8 @@ class StreamTrainer(Run):
         display: Where to report.
         processes: Those that train together.
         workers: Processes that read images, for each of those.
-        skip_bad_images: Go on without images that cannot be decoded, and count them. It decides nothing but whether a run that
-            meets one ends, so a resumed run may change it.
+        skip_bad_images: Go on without images that cannot be decoded, and count them. A resumed run may change it, as it
+            decides nothing but whether a bad image ends the run.
         checkpoint_minutes: Time between checkpoints within an epoch; there is one after each epoch.
 
     Raises:
@@ -244,17 +246,32 @@ class StreamTrainer(Run):
         progress = self.progress
         due = time.monotonic() - self.saved_at > self.checkpoint_seconds
         losses, signals, dues, bad = self.processes.gather(loss_sum, self._wish(), due, self._tell_bad_images()).T
-        loss = losses.sum().item() / self.micro_batches / self.processes.size
-        if not math.isfinite(loss):
-            raise self._diverged(f"the loss became {loss}")
-        progress.step += 1
-        progress.loss_sum += loss * self.global_batch
-        progress.seen += self.global_batch
+        self._count(losses.sum().item() / self.micro_batches / self.processes.size)
         progress.bad_images += int(bad.sum())
-        self.display.step(f"epoch {progress.epoch + 1}/{self.recipe.epochs}, loss {progress.loss_sum / progress.seen:.3f}")
+        self.display.step(f"epoch {progress.epoch + 1}/{self.recipe.epochs}, loss {self._mean_loss():.3f}")
         self._leave_if_any(signals)
         if dues[0]:  # by the first process's clock
             self._save()
+
+    def _count(self, loss: float) -> None:
+        """Count a step by its loss; one that is not finite, too, where the scaler has passed over its update."""
+        progress = self.progress
+        if math.isfinite(loss):
+            progress.skipped_in_a_row = 0
+            progress.loss_sum += loss * self.global_batch
+            progress.seen += self.global_batch
+        else:
+            progress.skipped_steps += 1
+            progress.skipped_in_a_row += 1
+            if not self.scaler.is_enabled():
+                raise self._diverged(f"the loss became {loss}")
+            if progress.skipped_in_a_row == MOST_SKIPPED_IN_A_ROW:
+                raise self._diverged(f"the loss was not finite {MOST_SKIPPED_IN_A_ROW} times in a row")
+        progress.step += 1
+
+    def _mean_loss(self) -> float:
+        """Return the mean loss of the epoch so far, of the steps that had one."""
+        return self.progress.loss_sum / self.progress.seen if self.progress.seen else math.nan
 
     def _tell_bad_images(self) -> int:
         """Tell which images this process has skipped in the step, each once; return their number."""
@@ -278,21 +295,26 @@ class StreamTrainer(Run):
         """Evaluate, record, keep the newest model, save."""
         progress = self.progress
         scores = self._evaluate()
+        if not progress.seen:
+            raise self._diverged("the loss was not finite in any step")
         line = {
             "epoch": progress.epoch + 1,
             "lr": self._lr(0),
-            "train_loss": progress.loss_sum / progress.seen,
+            "train_loss": self._mean_loss(),
             **scores,
             **({"bad_images": progress.bad_images} if self.skip_bad_images else {}),
+            **({"skipped_steps": progress.skipped_steps} if self.scaler.is_enabled() else {}),
             "seconds": round(progress.seconds, 3),
         }
         progress.epoch += 1
-        progress.step, progress.loss_sum, progress.seen, progress.seconds, progress.bad_images = 0, 0.0, 0, 0.0, 0
+        progress.step, progress.loss_sum, progress.seen, progress.seconds = 0, 0.0, 0, 0.0
+        progress.bad_images, progress.skipped_steps = 0, 0
         if not math.isfinite(scores["val_loss"]):
             raise self._diverged(f"the val loss became {scores['val_loss']}")
         watched = "val_ema" if self.chosen == "ema" else "val"
         top1 = scores[f"{watched}_top1"]
-        best = top1 > progress.best_top1
+        best = progress.best_of != self.chosen or top1 > progress.best_top1  # weights are not compared with averages
+        progress.best_of = self.chosen
         if best:
             progress.best_epoch, progress.best_top1, progress.best_loss = progress.epoch, top1, scores[f"{watched}_loss"]
         self.result = line
@@ -321,8 +343,12 @@ class StreamTrainer(Run):
             precision=self.recipe.precision,
             topk=(1, 5) if len(self.classes) > 5 else (1,),
         )
-        totals = self.processes.gather(*(value for counts in sums.values() for value in counts.values())).sum(0).tolist()
-        scores: dict[str, float] = {}
+        mine = [value for counts in sums.values() for value in counts.values()]
+        bad, *totals = self.processes.gather(self._tell_bad_images(), *mine).sum(0).tolist()
+        if not totals[0]:
+            error = InputError(f"{self.val.where}: no image of {len(self.val)} can be decoded; mend or replace them.")
+            raise self.processes.agreed(error)
+        scores: dict[str, float] = {"val_bad_images": int(bad)} if self.skip_bad_images else {}
         for part, counts in sums.items():
             total, totals = dict(zip(counts, totals, strict=False)), totals[len(counts) :]
             scores |= {f"{part}_{name}": value for name, value in mean_scores(total).items()}
@@ -345,7 +371,6 @@ class StreamTrainer(Run):
             self._leave_if_any(self.processes.gather(self._wish())[:, 0])
             if (batch := next(batches, None)) is not None:
                 yield batch
-        self._tell_bad_images()
 
     def _export(self) -> None:
         chosen = self.ema.module if self.ema and self.chosen == "ema" else self.model
@@ -364,6 +389,7 @@ class StreamTrainer(Run):
         line = {"epoch": progress.epoch, "final": True, "watched": "val", "model": self.chosen}
         line |= {name: value for name, value in self.result.items() if name.startswith("val")}
         line |= {"best_val_top1": progress.best_top1, "best_val_epoch": progress.best_epoch}
+        line |= {"best_val_of": progress.best_of}
         self.result = line
         progress.finished = True
         self.processes.on_first(lambda: self.log.write(line))
