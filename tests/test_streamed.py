@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+import yaml
 from safetensors.torch import load_file
 
 from ditcnn.cli import main
 from ditcnn.data.stream import open_source
 from ditcnn.models.dit_convnext import DitConvNeXt
 from ditcnn.train import RunFolder, StreamTrainer
+from ditcnn.train.build import images_of
 from ditcnn.train.metrics import read_metrics
 from ditcnn.train.storage import load_state
 from tests.conftest import write_class_folders
@@ -303,13 +305,34 @@ def test_imagenet_needs_data_and_finetuning_needs_weights(capsys):
 
 
 def test_finetuning_starts_from_a_plain_runs_weights_with_the_term_at_zero():
-    plain = train("--model", "convnext_tiny", "--epochs", "1", out="plain")
+    images = ["--mean", "0.25", "0.5", "0.5", "--std", "0.5", "0.25", "0.5"]
+    plain = train("--model", "convnext_tiny", "--epochs", "1", *images, out="plain")
     before = load_file(plain.weights)
-    settings = ["imagenet-finetune", *SETTINGS[1:], "--lr", "1e-30", "--weight-decay", "0", "--epochs", "1"]
+    size = SETTINGS.index("--img-size")
+    settings = [
+        "imagenet-finetune",
+        *SETTINGS[1:size],
+        *SETTINGS[size + 2 :],
+        "--lr",
+        "1e-30",
+        "--weight-decay",
+        "0",
+        "--epochs",
+        "1",
+    ]
     assert main(["train", *settings, "--pretrained", "plain", "--out", "tuned"]) == 0
     after = load_state(Path("tuned/last.pt"))["model"]
     assert all(torch.equal(after[key], value) for key, value in before.items())
     assert after["stages.0.blocks.0.conv_dw.quadratic.weight"].abs().max() < 1e-20
+    tuned = yaml.safe_load(Path("tuned/config.yaml").read_text())  # images as the weights know them
+    assert (tuned["img_size"], tuned["mean"], tuned["std"]) == (32, [0.25, 0.5, 0.5], [0.5, 0.25, 0.5])
+    assert main(["train", *settings, "--pretrained", "plain", "--out", "tuned", "--resume"]) == 0
+
+
+def test_timms_weights_tell_their_images():
+    assert images_of("convnext_tiny.fb_in22k_ft_in1k_384")["img_size"] == 384
+    half = (0.5, 0.5, 0.5)
+    assert images_of("vit_base_patch16_224.augreg_in21k") == {"img_size": 224, "mean": half, "std": half}
 
 
 def test_settings_and_data_that_differ_are_refused_on_resume(capsys):

@@ -12,6 +12,7 @@ from ditcnn.cli.parsing import flag, given, parse, read_config
 from ditcnn.errors import InputError
 from ditcnn.recipes import RECIPES, Recipe, make_recipe
 from ditcnn.train import RunFolder
+from ditcnn.train.build import images_of
 
 __all__ = ["TrainFlags", "as_settings", "recipe_of", "settings_for", "stored_settings"]
 
@@ -114,7 +115,7 @@ def settings_for(argv: list[str]) -> tuple[TrainFlags, RunFolder]:
         wanted = _on_top(_on_top(stored, config, asked.config), argv)
         _refuse_changes(stored, wanted, folder)
     else:
-        wanted = _on_top(_on_top(base, config, asked.config), argv)
+        wanted = _as_weights(_on_top(_on_top(base, config, asked.config), argv), [*config, *argv])
     wanted.check()
     return wanted, folder
 
@@ -124,6 +125,14 @@ def _on_top(base: TrainFlags, argv: list[str], file: Path | None = None) -> Trai
     if given("epochs", argv):
         base = base.at_epochs(parse(TrainFlags, argv, PROG, file=file).epochs)
     return parse(TrainFlags, argv, PROG, base, file)
+
+
+def _as_weights(flags: TrainFlags, argv: list[str]) -> TrainFlags:
+    """Return the settings with images as the weights to start from want them, where a command line leaves that open."""
+    if flags.pretrained is None or not flags.streamed:
+        return flags
+    wanted = images_of(flags.pretrained)
+    return dataclasses.replace(flags, **{name: value for name, value in wanted.items() if not given(name, argv)})
 
 
 def _read_config(path: Path) -> list[str]:

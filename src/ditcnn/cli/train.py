@@ -87,6 +87,10 @@ def _begin(argv: list[str], display: Display, processes: Processes) -> tuple[Tra
         if flags.resume:
             display.say(f"{folder.path} holds no run: beginning one")
         display.say(_schedule(flags))
+        if flags.streamed and flags.pretrained:
+            display.say(
+                f"images of {flags.img_size} pixels, mean {flags.mean}, deviation {flags.std}; from {flags.pretrained}"
+            )
     return flags, folder, new
 
 
