@@ -13,13 +13,14 @@ from torch import nn
 
 from ditcnn.errors import InputError, RunFailed
 from ditcnn.recipes import Recipe
+from ditcnn.train.build import build_model
 from ditcnn.train.checkpoint import clean, load_newest, save_newest
 from ditcnn.train.display import Display
 from ditcnn.train.distributed import Processes
 from ditcnn.train.failures import explained, lost_contact
 from ditcnn.train.folder import RunFolder
 from ditcnn.train.metrics import MetricsLog, draw_curves
-from ditcnn.train.optim import lr_factor
+from ditcnn.train.optim import lr_factor, make_optimizer
 from ditcnn.train.stop import Stopped, StopRequest
 
 __all__ = ["Progress", "Run"]
@@ -102,6 +103,32 @@ class Run(ABC):
     def begun(self) -> bool:
         """Say whether the folder has a checkpoint."""
         return self.processes.on_first(lambda: self.folder.last.exists() or self.folder.previous.exists())
+
+    def _set_up(self, image_shape: tuple[int, int, int], device: torch.device) -> None:
+        """Make the model, its optimiser and the scaler of its gradients."""
+        recipe = self.recipe
+        torch.backends.cudnn.deterministic = True
+        torch.manual_seed(recipe.seed)
+        self.model = build_model(
+            recipe.model,
+            image_shape,
+            len(self.classes),
+            pretrained=None if self.begun() else recipe.pretrained,  # a checkpoint has the weights
+            **recipe.model_arguments(),
+        )
+        layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
+        self.model.to(device).to(memory_format=layout)
+        self.optimizer = make_optimizer(self.model, recipe)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
+
+    def _update(self) -> None:
+        """Do a step of the optimiser on the gradients that the backward passes have left."""
+        if self.recipe.clip_grad:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_grad)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad()
 
     def restore(self) -> None:
         """Take over the folder's newest checkpoint, if there is one; change nothing on disk.

@@ -27,14 +27,13 @@ from ditcnn.data.stream import (
 )
 from ditcnn.errors import InputError
 from ditcnn.recipes import IN_MEMORY_ONLY, Recipe
-from ditcnn.train.build import build_model
 from ditcnn.train.device import autocast
 from ditcnn.train.display import Display
 from ditcnn.train.distributed import Processes
 from ditcnn.train.evaluate import evaluate_batches, mean_scores
 from ditcnn.train.export import save_model
 from ditcnn.train.folder import RunFolder
-from ditcnn.train.optim import make_optimizer, set_lr
+from ditcnn.train.optim import set_lr
 from ditcnn.train.run import Run
 
 __all__ = ["StreamTrainer"]
@@ -106,19 +105,7 @@ class StreamTrainer(Run):
         self.bad_images: dict[str, str] = {}  # of the step under way: message by path
         self.told: set[str] = set()
 
-        torch.backends.cudnn.deterministic = True
-        torch.manual_seed(recipe.seed)
-        layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
-        self.model = build_model(
-            recipe.model,
-            self.image_shape,
-            len(self.classes),
-            pretrained=None if self.begun() else recipe.pretrained,  # a checkpoint has the weights
-            **recipe.model_arguments(),
-        )
-        self.model.to(device).to(memory_format=layout)
-        self.optimizer = make_optimizer(self.model, recipe)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
+        self._set_up(self.image_shape, device)
         self.ema = ModelEmaV3(self.model, decay=recipe.ema_decay) if recipe.ema_decay else None
         if self.ema and recipe.epochs * self.steps < self._mature_after():
             display.warn(
@@ -221,12 +208,7 @@ class StreamTrainer(Run):
                 # Gradients are averaged over the processes, each of which has as many micro-batches.
                 self.scaler.scale(loss / len(step)).backward()
             loss_sum += loss.detach()
-        if self.recipe.clip_grad:
-            self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_grad)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.optimizer.zero_grad()
+        self._update()
         self.processes.average_statistics(self.model)
         if self.ema:
             self.ema.update(self.model)
