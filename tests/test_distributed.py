@@ -3,7 +3,6 @@
 import math
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,10 +13,11 @@ import pytest
 import torch
 
 from ditcnn.cli import main
-from ditcnn.train import Processes, RunFolder
+from ditcnn.train import RunFolder
 from ditcnn.train.checkpoint import load_newest
 from ditcnn.train.storage import load_state
-from tests.conftest import write_class_folders
+from tests.conftest import free_port, write_class_folders
+from tests.forks import run_forks
 from tests.test_resume import assert_equal, epochs_recorded, records
 
 # 6 steps an epoch, of 6 micro-batches of 2, with every source of randomness; a checkpoint at each step.
@@ -122,12 +122,6 @@ def assert_near(place: Path, out: str, whole: str) -> None:
         assert all(math.isclose(line[k], other[k], rel_tol=1e-4) for k in line if not isinstance(line[k], str))
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @contextmanager
 def two_torchruns(place: Path, out: str):
     """Start two torchruns of one process each, as on two machines."""
@@ -153,9 +147,8 @@ def whole2(place):
 @pytest.fixture(scope="module")
 def whole3(place):
     """The run ``whole3`` of three processes."""
-    with torchrun(place, "--out", "whole3", processes=3) as job:
-        status, output = end_of(job)
-    assert status == 0, output
+    outcomes = run_forks(place, 3, ["train", *SETTINGS, "--out", "whole3"])
+    assert [status for status, _ in outcomes] == [0, 0, 0], outcomes
 
 
 @pytest.mark.usefixtures("whole2")
@@ -180,9 +173,8 @@ def test_sigterm_to_torchrun_leaves_a_checkpoint_and_the_resumed_run_has_the_sam
     assert "ditcnn/train" not in output  # a traceback of ours
     progress = load_newest(folder, pytest.fail)[0]["progress"]
     assert 1 <= progress["epoch"] < 3
-    with torchrun(place, "--out", "stopped", "--resume") as job:
-        status, output = end_of(job)
-    assert status == 0, output
+    outcomes = run_forks(place, 2, ["train", *SETTINGS, "--out", "stopped", "--resume"])
+    assert [status for status, _ in outcomes] == [0, 0], outcomes
     assert_same_end(place, "stopped", "whole2")
 
 
@@ -231,19 +223,3 @@ def test_processes_whose_torchrun_is_killed_stop_with_a_checkpoint(place):
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
     assert "stopped by SIGTERM, checkpoint saved" in output
-
-
-class Two(Processes):
-    """The first of two processes, without the other."""
-
-    def on_first(self, work):
-        return work()
-
-    on_all = on_first
-
-
-def test_sets_kept_in_memory_are_refused_under_torchrun(monkeypatch, capsys):
-    monkeypatch.setattr(Processes, "join", lambda: Two(size=2))
-    assert main(["train", "digits", "--epochs", "1"]) == 2
-    assert "keeps its images in memory and trains in one process: run it without torchrun" in capsys.readouterr().err
-    assert not Path("runs").exists()

@@ -3,7 +3,6 @@
 import multiprocessing
 import os
 import resource
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ from ditcnn.data.stream import open_source
 from ditcnn.train import RunFolder, StreamTrainer
 from ditcnn.train.failures import explained
 from tests.conftest import write_class_folders
-from tests.test_distributed import free_port
+from tests.forks import run_forks, torchruns
 
 SETTINGS = [
     "imagenet", "--img-size", "32", "--epochs", "1", "--warmup-epochs", "0", "--precision", "fp32", "--workers", "0",
@@ -22,35 +21,8 @@ SETTINGS = [
 ]  # fmt: skip
 
 
-def torchruns(rank: int, size: int, port: int, **others: str) -> dict[str, str]:
-    return {
-        "TORCHELASTIC_RUN_ID": "one", "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size),
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), **others,
-    }  # fmt: skip
-
-
-def _process(rank: int, port: int, arguments: list[str]) -> None:
-    os.environ |= torchruns(rank, 2, port)
-    with open(f"told{rank}", "w", buffering=1) as told:
-        sys.stdout = sys.stderr = told
-        try:
-            status = main(["train", *arguments])
-        except SystemExit as stop:
-            status = int(stop.code or 0)
-        os._exit(status)
-
-
-def two(*arguments: list[str]) -> list[tuple[int, str]]:
-    """Return exit status and output of two processes, of their own arguments each, or the same."""
-    port = free_port()
-    fork = multiprocessing.get_context("fork")
-    jobs = [fork.Process(target=_process, args=(rank, port, arguments[rank % len(arguments)])) for rank in range(2)]
-    for job in jobs:
-        job.start()
-    for job in jobs:
-        job.join(300)
-        job.kill()
-    return [(job.exitcode or 0, Path(f"told{rank}").read_text()) for rank, job in enumerate(jobs)]
+def two(*arguments: str) -> list[tuple[int, str]]:
+    return run_forks(Path(), 2, ["train", *arguments])
 
 
 def images(folder: str, train: int = 4) -> str:
@@ -58,14 +30,22 @@ def images(folder: str, train: int = 4) -> str:
 
 
 def test_bad_data_is_told_once():
-    (first, told), (second, silent) = two([*SETTINGS, "--data", "nowhere", "--out", "run"])
+    (first, told), (second, silent) = two(*SETTINGS, "--data", "nowhere", "--out", "run")
     assert (first, second) == (2, 2)
     assert "nowhere: no such folder" in told
     assert silent == ""
 
 
+def test_sets_kept_in_memory_are_refused_under_torchrun():
+    (first, told), (second, silent) = two("digits", "--epochs", "1")
+    assert (first, second) == (2, 2)
+    assert "keeps its images in memory and trains in one process: run it without torchrun" in told
+    assert silent == ""
+    assert not Path("runs").exists()
+
+
 def test_help_is_printed_once_and_is_no_error():
-    (first, told), (second, silent) = two(["--help"])
+    (first, told), (second, silent) = two("--help")
     assert (first, second) == (0, 0)
     assert "--global-batch" in told
     assert silent == ""
@@ -81,7 +61,7 @@ def test_other_images_in_another_process_end_both_and_that_one_tells(monkeypatch
 
     images("other")
     monkeypatch.setattr("ditcnn.cli.train.open_source", seen)
-    (first, silent), (second, told) = two([*SETTINGS, "--data", data, "--out", "run"])
+    (first, silent), (second, told) = two(*SETTINGS, "--data", data, "--out", "run")
     assert (first, second) == (2, 2)
     assert told.endswith(": --data holds other images than the first process's.\n")
     assert "Traceback" not in silent
@@ -98,7 +78,7 @@ def test_an_error_of_one_process_is_told_by_it_and_ends_the_other(monkeypatch):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nmore")
 
     monkeypatch.setattr(StreamTrainer, "__init__", short_of_memory)
-    (first, silent), (second, told) = two([*SETTINGS, "--data", images("images"), "--out", "run"])
+    (first, silent), (second, told) = two(*SETTINGS, "--data", images("images"), "--out", "run")
     assert second == 1
     assert "ditcnn: out of memory: CUDA out of memory. Tried to allocate 2 GiB. Lower --batch-size" in told
     assert first != 0
@@ -111,7 +91,7 @@ def test_when_the_first_process_cannot_write_all_end_and_the_file_is_named_once(
         return open_source(*arguments, **options)
 
     monkeypatch.setattr("ditcnn.cli.train.open_source", limited)
-    (first, told), (second, silent) = two([*SETTINGS, "--data", images("images"), "--out", "run"])
+    (first, told), (second, silent) = two(*SETTINGS, "--data", images("images"), "--out", "run")
     assert (first, second) == (2, 2)
     assert "run/.last.pt.new: File too large. The newest checkpoint stands; go on with --resume when there is room." in told
     assert told.count("File too large") == 1
