@@ -197,10 +197,11 @@ def test_when_a_machine_dies_the_other_ends_within_a_minute_and_a_lone_process_g
     with two_torchruns(place, "alone") as jobs:
         until(lambda: epochs_recorded(folder) >= 1, *jobs)
         first, other = sorted(jobs, key=lambda job: min(ranks_of(job)))
-        (process,) = ranks_of(other).values()
+        (process,), (left,) = ranks_of(other).values(), ranks_of(first).values()
         for pid in (other.pid, process):
             os.kill(pid, signal.SIGKILL)
-        status, output = end_of(first, 60)
+        until(lambda: not Path(f"/proc/{left}").exists(), seconds=60)
+        status, output = end_of(first)
     assert status != 0
     assert "process 0 of 2 lost contact with another one in epoch" in output
     assert "Go on from the last checkpoint with --resume." in output

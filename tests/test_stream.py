@@ -639,6 +639,6 @@ def test_workers_outlive_a_signal_to_the_process_group_but_not_a_program_that_le
     assert program.stdout is not None
     assert program.stdout.readline() == "ready\n"
     os.killpg(program.pid, signal.SIGTERM)
-    out, err = program.communicate(timeout=60)  # workers that ignored the program's end, too, would keep it for ever
+    out, err = program.communicate(timeout=300)  # workers that ignored the program's end, too, would keep it for ever
     assert out.split() == ["told", "5"]  # more steps than were read ahead, and one is left
     assert (program.returncode, err) == (0, "")
