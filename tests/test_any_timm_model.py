@@ -106,6 +106,20 @@ def test_eval_meets_classes_by_name_whatever_their_order(capsys, images, tmp_pat
     assert losses == pytest.approx([F.cross_entropy(logits, at).item() for at in (labels, 2 - labels)], rel=1e-4)
 
 
+def test_eval_of_shards_with_imagenets_labels_is_that_of_the_class_folders(capsys, images, imagenet_model, tmp_path):
+    with tarfile.open(tmp_path / "val-0.tar", "w") as tar:
+        for number, path in enumerate(sorted(images.glob("val/*/*"))):
+            label = imagenet_classes(1000).index(path.parent.name)
+            for kind, content in (("jpg", path.read_bytes()), ("cls", str(label).encode())):
+                info = tarfile.TarInfo(f"{number}.{kind}")
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+    scores = evaluated(capsys, str(imagenet_model), "--data", f"wds/{tmp_path}")  # two slashes: the path is absolute
+    assert scores["data"] == f"wds/{tmp_path}"
+    folders = evaluated(capsys, str(imagenet_model), "--data", str(images))
+    assert scores["loss"] == pytest.approx(folders["loss"], rel=1e-5)
+
+
 def test_eval_of_workers_and_of_a_tar_is_the_same(capsys, images, imagenet_model, tmp_path):
     with tarfile.open(tmp_path / "images.tar", "w") as tar:
         tar.add(images, arcname="imagenette")
@@ -225,6 +239,18 @@ def test_predict_of_a_damaged_image_names_it(capsys, imagenet_model, tmp_path):
     (tmp_path / "bad.jpg").write_bytes(b"\xff\xd8\xff")
     assert "bad.jpg is not a readable image" in fails(capsys, "predict", str(imagenet_model), str(tmp_path))
     assert "no model of timm's registry" in fails(capsys, "predict", "nowhere", str(tmp_path))
+
+
+def test_imagenets_classes_are_met_by_their_words_where_these_name_one():
+    model = imagenet_classes(1000)
+    tench, maillot, suit = (
+        match_classes([word], model, 1000) for word in ("tench, Tinca tinca", "maillot", "maillot, tank suit")
+    )
+    assert [tench, maillot, suit] == [[0], [638], [639]]
+    assert match_classes(["great_white_shark", "Goldfish"], model, 1000) == [2, 1]
+    for data in (["crane"], ["goldfish", "Carassius auratus"], ["1000"]):  # a bird and a machine; one class twice; too many
+        with pytest.raises(InputError, match="must be called as the model's classes"):
+            match_classes(data, model, 1000)
 
 
 def test_classes_are_met_by_name_or_all_by_order():

@@ -2,9 +2,7 @@
 
 import math
 import os
-import resource
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,10 +13,11 @@ import pytest
 import torch
 
 from ditcnn.cli import main
-from ditcnn.train import Processes, RunFolder
+from ditcnn.train import RunFolder
 from ditcnn.train.checkpoint import load_newest
 from ditcnn.train.storage import load_state
-from tests.conftest import write_class_folders
+from tests.conftest import free_port, write_class_folders
+from tests.forks import run_forks
 from tests.test_resume import assert_equal, epochs_recorded, records
 
 # 6 steps an epoch, of 6 micro-batches of 2, with every source of randomness; a checkpoint at each step.
@@ -45,7 +44,7 @@ def place(tmp_path_factory):
 
 
 @contextmanager
-def torchrun(place: Path, *arguments: str, processes: int = 2, launcher: tuple[str, ...] = (), **options):
+def torchrun(place: Path, *arguments: str, processes: int = 2, launcher: tuple[str, ...] = ()):
     """Start ``ditcnn train`` under torchrun; leave no process behind."""
     command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}", *launcher, "-m", "ditcnn"]
     rendezvous = () if any("rdzv" in word for word in launcher) else ("--standalone",)
@@ -57,7 +56,6 @@ def torchrun(place: Path, *arguments: str, processes: int = 2, launcher: tuple[s
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        **options,
     )
     try:
         yield job
@@ -94,7 +92,7 @@ def ranks_of(job: subprocess.Popen) -> dict[int, int]:
     return found
 
 
-def until(condition, *jobs: subprocess.Popen, seconds: float = 120) -> None:
+def until(condition, *jobs: subprocess.Popen, seconds: float = 300) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert all(job.poll() is None for job in jobs), [job.communicate()[0] for job in jobs if job.poll() is not None]
@@ -102,7 +100,7 @@ def until(condition, *jobs: subprocess.Popen, seconds: float = 120) -> None:
         time.sleep(0.005)
 
 
-def end_of(job: subprocess.Popen, seconds: float = 120) -> tuple[int, str]:
+def end_of(job: subprocess.Popen, seconds: float = 300) -> tuple[int, str]:
     """Return exit status and output."""
     output, _ = job.communicate(timeout=seconds)
     return job.returncode, output
@@ -122,12 +120,6 @@ def assert_near(place: Path, out: str, whole: str) -> None:
     for line, other in zip(records(RunFolder(place / out)), records(RunFolder(place / whole)), strict=True):
         assert line.keys() == other.keys()
         assert all(math.isclose(line[k], other[k], rel_tol=1e-4) for k in line if not isinstance(line[k], str))
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @contextmanager
@@ -155,9 +147,8 @@ def whole2(place):
 @pytest.fixture(scope="module")
 def whole3(place):
     """The run ``whole3`` of three processes."""
-    with torchrun(place, "--out", "whole3", processes=3) as job:
-        status, output = end_of(job)
-    assert status == 0, output
+    outcomes = run_forks(place, 3, ["train", *SETTINGS, "--out", "whole3"])
+    assert [status for status, _ in outcomes] == [0, 0, 0], outcomes
 
 
 @pytest.mark.usefixtures("whole2")
@@ -176,24 +167,25 @@ def test_sigterm_to_torchrun_leaves_a_checkpoint_and_the_resumed_run_has_the_sam
     with torchrun(place, "--out", "stopped") as job:
         until(lambda: epochs_recorded(folder) >= 1, job)
         job.send_signal(signal.SIGTERM)
-        status, output = end_of(job, 60)
+        status, output = end_of(job)
     assert status != 0
     assert output.count("stopped by SIGTERM, checkpoint saved; go on with --resume.") == 1
     assert "ditcnn/train" not in output  # a traceback of ours
     progress = load_newest(folder, pytest.fail)[0]["progress"]
     assert 1 <= progress["epoch"] < 3
-    with torchrun(place, "--out", "stopped", "--resume") as job:
-        status, output = end_of(job)
-    assert status == 0, output
+    outcomes = run_forks(place, 2, ["train", *SETTINGS, "--out", "stopped", "--resume"])
+    assert [status for status, _ in outcomes] == [0, 0], outcomes
     assert_same_end(place, "stopped", "whole2")
 
 
 @pytest.mark.usefixtures("whole3")
 def test_after_the_death_of_a_process_torchrun_goes_on_from_the_last_checkpoint_to_the_same_bits(place):
     folder = RunFolder(place / "killed")
-    with torchrun(place, "--out", "killed", "--resume", processes=3, launcher=("--max-restarts=1",)) as job:
+    with torchrun(place, "--out", "killed", processes=3, launcher=("--max-restarts=1",)) as job:
         until(lambda: epochs_recorded(folder) >= 1, job)
-        os.kill(ranks_of(job)[1], signal.SIGKILL)
+        ranks = ranks_of(job)
+        os.kill(ranks[0], signal.SIGKILL)  # the one that holds the folder
+        until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in ranks.values()), job, seconds=60)
         status, output = end_of(job)
     assert status == 0, output
     assert "lost contact with another one in epoch" in output
@@ -205,10 +197,11 @@ def test_when_a_machine_dies_the_other_ends_within_a_minute_and_a_lone_process_g
     with two_torchruns(place, "alone") as jobs:
         until(lambda: epochs_recorded(folder) >= 1, *jobs)
         first, other = sorted(jobs, key=lambda job: min(ranks_of(job)))
-        (process,) = ranks_of(other).values()
+        (process,), (left,) = ranks_of(other).values(), ranks_of(first).values()
         for pid in (other.pid, process):
             os.kill(pid, signal.SIGKILL)
-        status, output = end_of(first, 60)
+        until(lambda: not Path(f"/proc/{left}").exists(), seconds=60)
+        status, output = end_of(first)
     assert status != 0
     assert "process 0 of 2 lost contact with another one in epoch" in output
     assert "Go on from the last checkpoint with --resume." in output
@@ -225,41 +218,9 @@ def test_processes_whose_torchrun_is_killed_stop_with_a_checkpoint(place):
         ranks = ranks_of(job).values()
         os.kill(job.pid, signal.SIGKILL)
         try:
-            output = job.communicate(timeout=60)[0]  # ends when the last process has closed it
+            output = job.communicate(timeout=300)[0]  # ends when the last process has closed it
         finally:
             for pid in ranks:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
     assert "stopped by SIGTERM, checkpoint saved" in output
-
-
-def test_when_the_first_process_cannot_write_all_end_and_the_file_is_named_once(place):
-    limit = 100 * 1024  # a checkpoint has more
-
-    def limited():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-
-    with torchrun(place, "--out", "full", "--workers", "0", preexec_fn=limited) as job:
-        status, output = end_of(job, 60)
-    assert status != 0
-    assert output.count("File too large") == 1
-    assert (
-        "full/.last.pt.new: File too large. The newest checkpoint stands; go on with --resume when there is room." in output
-    )
-    assert "lost contact" not in output
-
-
-class Two(Processes):
-    """The first of two processes, without the other."""
-
-    def on_first(self, work):
-        return work()
-
-    on_all = on_first
-
-
-def test_sets_kept_in_memory_are_refused_under_torchrun(monkeypatch, capsys):
-    monkeypatch.setattr(Processes, "join", lambda: Two(size=2))
-    assert main(["train", "digits", "--epochs", "1"]) == 2
-    assert "keeps its images in memory and trains in one process: run it without torchrun" in capsys.readouterr().err
-    assert not Path("runs").exists()

@@ -2,18 +2,21 @@
 
 import json
 import math
+import shutil
 import signal
 from pathlib import Path
 
 import pytest
 import timm
 import torch
+import yaml
 from safetensors.torch import load_file
 
 from ditcnn.cli import main
 from ditcnn.data.stream import open_source
 from ditcnn.models.dit_convnext import DitConvNeXt
 from ditcnn.train import RunFolder, StreamTrainer
+from ditcnn.train.build import images_of
 from ditcnn.train.metrics import read_metrics
 from ditcnn.train.storage import load_state
 from tests.conftest import write_class_folders
@@ -45,7 +48,7 @@ def test_a_run_leaves_all_its_files_and_timm_reads_its_model(capsys):
     folder = train()
     names = {path.name.split(".out.")[0] for path in folder.path.iterdir()}
     assert names == {
-        "config.yaml", "env.json", "metrics.jsonl", "curves.png", "events", "last.pt", "previous.pt", "config.json",
+        ".lock", "config.yaml", "env.json", "metrics.jsonl", "curves.png", "events", "last.pt", "previous.pt", "config.json",
         "model.safetensors",
     }  # fmt: skip
     printed = capsys.readouterr()
@@ -58,6 +61,7 @@ def test_a_run_leaves_all_its_files_and_timm_reads_its_model(capsys):
     assert [line["epoch"] for line in lines] == [1, 2, 2]
     assert all(math.isfinite(line["train_loss"] + line["val_loss"] + line["val_ema_loss"]) for line in lines[:2])
     assert lines[2]["best_val_top1"] == max(line["val_top1"] for line in lines[:2])
+    assert lines[2]["best_val_of"] == "raw"
     assert json.loads(folder.environment.read_bytes())["launches"][0]["processes"] == 1
     model = timm.create_model("local-dir:run", pretrained=True)
     config = timm.data.resolve_model_data_config(model)
@@ -186,12 +190,77 @@ def test_an_image_that_cannot_be_read_stops_the_run_or_is_skipped_and_counted(ca
     train(status=2)
     assert "n02/3.png" in last_line(capsys)
     lines = read_metrics(train("--skip-bad-images", "--global-batch", "48", "--batch-size", "12", out="skipped").metrics)
+    assert [line["val_bad_images"] for line in lines[:2]] == [0, 0]
     assert [line["bad_images"] for line in lines[:2]] in (
         [1, 1],
         [0, 1],
         [1, 0],
     )  # 3 of 51 images are left over in each epoch
     assert capsys.readouterr().err.count("skipped: images/train/n02/3.png") == 1
+
+
+def test_bad_images_of_val_are_counted_and_all_of_them_bad_are_an_error(capsys):
+    paths = sorted(Path("images/val").glob("*/*"))
+    paths[3].write_bytes(b"")
+    lines = read_metrics(train("--skip-bad-images", out="one").metrics)
+    assert [line["val_bad_images"] for line in lines[:2]] == [1, 1]
+    for path in paths:
+        path.write_bytes(b"")
+    train("--skip-bad-images", "--global-batch", "48", "--batch-size", "12", status=2)
+    assert "images/val: no image of 15 can be decoded" in last_line(capsys)
+
+
+def without_a_finite_loss(monkeypatch, *bad):
+    """Make the losses of the given forward passes of training infinite."""
+    forward, passes = DitConvNeXt.forward, []
+
+    def overflowing(model, x):
+        if model.training:
+            passes.append(0)
+        logits = forward(model, x)
+        return logits * math.inf if model.training and (not bad or len(passes) in bad) else logits
+
+    monkeypatch.setattr(DitConvNeXt, "forward", overflowing)
+
+
+def test_in_fp16_the_scaler_passes_over_a_step_that_overflows(monkeypatch):
+    without_a_finite_loss(monkeypatch, 3, 5, 6)  # in the first two of 4 steps of 3 micro-batches
+    folder = train("--precision", "fp16", "--epochs", "1")
+    line = read_metrics(folder.metrics)[0]
+    assert line["skipped_steps"] == 2
+    assert math.isfinite(line["train_loss"])
+    assert load_state(folder.last)["scaler"]["scale"] == 65536 / 4
+
+
+def test_a_loss_that_stays_infinite_ends_the_run_in_fp16_too(monkeypatch, capsys):
+    without_a_finite_loss(monkeypatch)
+    train("--precision", "fp32", "--epochs", "1", status=1, out="fp32")
+    assert "the loss became nan in epoch 1, step 1" in last_line(capsys)
+    monkeypatch.setattr("ditcnn.train.streamed.MOST_SKIPPED_IN_A_ROW", 3)
+    train("--precision", "fp16", "--epochs", "1", status=1, out="fp16")
+    assert "the loss was not finite 3 times in a row in epoch 1, step 3" in last_line(capsys)
+
+
+def test_the_best_epoch_of_the_average_is_not_one_of_the_weights(monkeypatch):
+    scores = iter([90.0, 50.0, 60.0])  # the average counts from the second epoch on
+
+    def evaluated(trainer):
+        top1 = next(scores)
+        return {"val_loss": 1.0, "val_top1": 99.0 if top1 < 90 else top1, "val_ema_loss": 1.0, "val_ema_top1": top1}
+
+    monkeypatch.setattr(StreamTrainer, "_evaluate", evaluated)
+    last = read_metrics(train("--epochs", "3", "--ema-decay", "0.5").metrics)[-1]  # mature after 6 of 12 updates
+    assert (last["best_val_top1"], last["best_val_epoch"], last["best_val_of"]) == (60.0, 3, "ema")
+
+
+def test_a_run_that_a_bad_image_stopped_goes_on_without_it():
+    bad = Path("images/train/n02/3.png")
+    bad.write_bytes(bad.read_bytes()[:50])
+    steps = ["--global-batch", "48", "--batch-size", "12"]
+    train(*steps, status=2)
+    whole = train(*steps, "--skip-bad-images", out="whole")
+    resumed = train(*steps, "--resume", "--skip-bad-images")
+    assert_equal(load_state(resumed.last)["model"], load_state(whole.last)["model"])
 
 
 @pytest.mark.parametrize(
@@ -215,8 +284,14 @@ def test_what_cannot_be_kept_is_told_with_the_flag_to_change(arguments, message,
     assert not Path("run").exists()
 
 
+def test_classes_that_val_lacks_are_a_warning(capsys):
+    shutil.rmtree("images/val/n02")
+    train("--global-batch", "60", status=2)  # enough to see it
+    assert "val has no image of 1 of the 3 classes (n02, ...)" in capsys.readouterr().err
+
+
 def test_flags_of_streamed_sets_are_refused_for_images_in_memory(capsys):
-    for arguments in (["--mixup", "0.2"], ["--ema-decay", "0.9"], ["--global-batch", "256"]):
+    for arguments in (["--mixup", "0.2"], ["--ema-decay", "0.9"], ["--global-batch", "256"], ["--skip-bad-images"]):
         assert main(["train", "digits", *arguments, "--out", "digits"]) == 2
         assert f"{arguments[0]} has no effect on images in memory" in last_line(capsys)
     assert not Path("digits").exists()
@@ -230,13 +305,34 @@ def test_imagenet_needs_data_and_finetuning_needs_weights(capsys):
 
 
 def test_finetuning_starts_from_a_plain_runs_weights_with_the_term_at_zero():
-    plain = train("--model", "convnext_tiny", "--epochs", "1", out="plain")
+    images = ["--mean", "0.25", "0.5", "0.5", "--std", "0.5", "0.25", "0.5"]
+    plain = train("--model", "convnext_tiny", "--epochs", "1", *images, out="plain")
     before = load_file(plain.weights)
-    settings = ["imagenet-finetune", *SETTINGS[1:], "--lr", "1e-30", "--weight-decay", "0", "--epochs", "1"]
+    size = SETTINGS.index("--img-size")
+    settings = [
+        "imagenet-finetune",
+        *SETTINGS[1:size],
+        *SETTINGS[size + 2 :],
+        "--lr",
+        "1e-30",
+        "--weight-decay",
+        "0",
+        "--epochs",
+        "1",
+    ]
     assert main(["train", *settings, "--pretrained", "plain", "--out", "tuned"]) == 0
     after = load_state(Path("tuned/last.pt"))["model"]
     assert all(torch.equal(after[key], value) for key, value in before.items())
     assert after["stages.0.blocks.0.conv_dw.quadratic.weight"].abs().max() < 1e-20
+    tuned = yaml.safe_load(Path("tuned/config.yaml").read_text())  # images as the weights know them
+    assert (tuned["img_size"], tuned["mean"], tuned["std"]) == (32, [0.25, 0.5, 0.5], [0.5, 0.25, 0.5])
+    assert main(["train", *settings, "--pretrained", "plain", "--out", "tuned", "--resume"]) == 0
+
+
+def test_timms_weights_tell_their_images():
+    assert images_of("convnext_tiny.fb_in22k_ft_in1k_384")["img_size"] == 384
+    half = (0.5, 0.5, 0.5)
+    assert images_of("vit_base_patch16_224.augreg_in21k") == {"img_size": 224, "mean": half, "std": half}
 
 
 def test_settings_and_data_that_differ_are_refused_on_resume(capsys):

@@ -44,7 +44,7 @@ def test_a_run_leaves_all_its_files(capsys):
     folder = train()
     names = {path.name.split(".out.")[0] for path in folder.path.iterdir()}
     assert names == {
-        "config.yaml", "env.json", "metrics.jsonl", "curves.png", "events", "last.pt", "previous.pt", "config.json",
+        ".lock", "config.yaml", "env.json", "metrics.jsonl", "curves.png", "events", "last.pt", "previous.pt", "config.json",
         "model.safetensors",
     }  # fmt: skip
     output = capsys.readouterr().out

@@ -62,9 +62,9 @@ class Recipe:
     momentum: float = 0.9
     """Momentum of the optimiser."""
     weight_decay: float = 1e-4
-    """Weight decay, on every parameter."""
+    """Weight decay, on the parameters that decay_vectors leaves."""
     decay_vectors: bool = True
-    """Apply it to biases, norms and other one-dimensional parameters too; timm's scripts do not."""
+    """Apply it to all: biases, norms and other one-dimensional parameters too; timm's scripts do not."""
     term_lr_scale: float = 10.0
     """Learning rate of the quadratic terms and of the norms in front of them, as a multiple of the base rate."""
     schedule: Literal["multistep", "cosine", "cosine-by-epoch"] = "multistep"
@@ -90,11 +90,11 @@ class Recipe:
     flip: bool = True
     """Random horizontal flip."""
     mean: tuple[float, ...] = ()
-    """Mean per channel, of values in 0..1. Empty: computed from the training images."""
+    """Mean per channel, in 0..1. Empty: computed from the training images; of a streamed set, that of --pretrained."""
     std: tuple[float, ...] = ()
-    """Standard deviation per channel. Empty: computed from the training images."""
+    """Standard deviation per channel, as the mean."""
     img_size: int | None = None
-    """Height and width of a streamed set's images; default: the model's own."""
+    """Height and width of a streamed set's images; default: those of --pretrained, else the model's own."""
     scale: tuple[float, float] = (0.08, 1.0)
     """Least and greatest share of an image's area in a random resized crop."""
     crop_pct: float = 1.0
@@ -115,8 +115,6 @@ class Recipe:
     """Stochastic depth: greatest probability that a block is passed over."""
     ema_decay: float = 0.0
     """Decay of the moving average of the weights; 0 for none."""
-    skip_bad_images: bool = False
-    """Go on without images that cannot be read, and count them."""
     protocol: Literal["holdout", "paper"] = "holdout"
     """holdout: select on held-out training images, test once. paper: train on all, test each epoch, report the best."""
     seed: int = 0
@@ -210,7 +208,7 @@ class Recipe:
 # Fields that have no effect on images in memory, and on a streamed set, with the values that leave them off.
 _STREAMED = (
     "global_batch", "img_size", "scale", "crop_pct", "auto_augment", "mixup", "cutmix", "label_smoothing",
-    "reprob", "resplit", "ema_decay", "skip_bad_images",
+    "reprob", "resplit", "ema_decay",
 )  # fmt: skip
 STREAMED_ONLY: dict[str, Any] = {name: getattr(Recipe(), name) for name in _STREAMED}
 IN_MEMORY_ONLY: dict[str, Any] = {"protocol": "holdout", "crop_padding": 0}
@@ -273,7 +271,8 @@ _IMAGENET = Recipe(
     precision="fp16",
 )
 
-# Fine-tuning as in Liu et al., "A ConvNet for the 2020s", 2022, table 5, without its layer-wise decay of the rate.
+# Fine-tuning in the manner of Liu et al., "A ConvNet for the 2020s", 2022, appendix; not compared with its tables.
+# Without layer-wise decay of the rate. Drop path 0.1 and the moving average stay as above.
 _FINETUNE = replace(
     _IMAGENET,
     epochs=30,

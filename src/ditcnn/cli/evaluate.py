@@ -36,12 +36,13 @@ class EvalFlags:
 
     A run on CIFAR's or other small images is tested on the test part of a set of their form. Any other model, a name of
     timm's included, is tested on the images of class folders as timm validates it: size, crop and normalisation are the
-    model's own. Folders called by WordNet ids meet ImageNet's classes by them, a part of the classes too.
+    model's own. Folders called by WordNet ids meet ImageNet's classes by them, a part of the classes too; so do
+    classes called by their numbers, as shards have them, or by ImageNet's words.
     """
 
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL_OR_RUN")]
     """Folder of a run, or of a model that timm has saved; a name of timm's registry; hf-hub:NAME."""
-    data: Path | None = None
+    data: str | None = None
     """Images, as for ditcnn train: class folders val/<class>/*, tars of them, hfds/NAME, wds/DIR, or small images' forms.
     Default: the data that the run was trained on."""
     json: bool = False
@@ -81,9 +82,9 @@ def evaluate_command(argv: list[str]) -> None:
         _evaluate_streamed(flags, folder)
 
 
-def _holds_small_images(path: Path | None) -> bool:
+def _holds_small_images(data: str | None) -> bool:
     """Say whether there are CIFAR's batches or IDX files: then a model without settings, as a converted one, is for them."""
-    if path is None or not path.exists() or path.suffix == ".tar":
+    if data is None or not (path := Path(data)).exists() or path.suffix == ".tar":
         return False
     files = open_files(path)
     return bool(cifar_in(files)) or has_idx(files)
@@ -95,8 +96,8 @@ def _evaluate_streamed(flags: EvalFlags, folder: Path | None) -> None:
     if folder is None and flags.data is None:  # before anything is downloaded
         raise InputError(f"name images to test {flags.model} on with --data PATH.")
     named = open_named(flags.model, pretrained=flags.pretrained, image_size=flags.image_size, crop_pct=flags.crop_pct)
-    path = flags.data or _streamed_data_of(folder)
-    source = open_source(path, "val")
+    data = _streamed_data_of(folder) if flags.data is None else flags.data
+    source = open_source(data, "val")
     if named.channels != 3:
         raise InputError(f"{flags.model} takes images of {named.channels} channels; class folders are read as RGB.")
     outputs = torch.tensor(match_classes(source.classes, named.classes, named.outputs))
@@ -133,7 +134,7 @@ def _evaluate_streamed(flags: EvalFlags, folder: Path | None) -> None:
     scores |= {"images_per_second": round(sums["images"] / seconds, 1), "bad_images": len(bad)}
     if flags.json:
         height, width = named.transform.size  # type: ignore[misc]
-        about = {"model": flags.model, "data": str(path), "classes": len(source.classes), "image_size": [height, width]}
+        about = {"model": flags.model, "data": data, "classes": len(source.classes), "image_size": [height, width]}
         print(json.dumps(about | {"crop_pct": named.transform.crop_pct} | scores))
     else:
         left_out = f", {len(bad)} bad ones left out" if bad else ""
@@ -143,7 +144,7 @@ def _evaluate_streamed(flags: EvalFlags, folder: Path | None) -> None:
         )
 
 
-def _streamed_data_of(folder: Path | None) -> Path:
+def _streamed_data_of(folder: Path | None) -> str:
     config = None if folder is None else RunFolder(folder).config
     settings = stored_settings(config) if config is not None and config.is_file() else None
     if settings is None or settings.data is None:
@@ -186,10 +187,10 @@ def _evaluate_in_memory(flags: EvalFlags, folder: Path) -> None:
 def _data_of(flags: EvalFlags, folder: Path, classes: int) -> tuple[Path | None, DataName]:
     """Return path and name of the data: as asked, or as in the run's settings."""
     if flags.data is not None:
-        return flags.data, "cifar100" if classes == 100 else "cifar10"  # where both lie at the path
+        return Path(flags.data), "cifar100" if classes == 100 else "cifar10"  # where both lie at the path
     config = RunFolder(folder).config
     settings = stored_settings(config) if config.is_file() else None
     name = RECIPES[settings.recipe].data if settings is not None and settings.recipe in RECIPES else "imagenet"
     if settings is None or name == "imagenet":
         raise InputError(f"{folder} does not say what it was trained on; name images with --data PATH.")
-    return settings.data, name
+    return None if settings.data is None else Path(settings.data), name

@@ -12,6 +12,7 @@ from ditcnn.cli.parsing import flag, given, parse, read_config
 from ditcnn.errors import InputError
 from ditcnn.recipes import RECIPES, Recipe, make_recipe
 from ditcnn.train import RunFolder
+from ditcnn.train.build import images_of
 
 __all__ = ["TrainFlags", "as_settings", "recipe_of", "settings_for", "stored_settings"]
 
@@ -29,7 +30,7 @@ class TrainFlags(Recipe):
 
     recipe: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="RECIPE")] = None
     """Name of the recipe."""
-    data: Path | None = None
+    data: str | None = None
     """Images: CIFAR's folder, class folders, a tar of them, or IDX files; for imagenet, class folders train/ and val/, tars,
     hfds/NAME or wds/NAME. Default: the recipe's own data, except for imagenet."""
     out: Path | None = None
@@ -38,6 +39,8 @@ class TrainFlags(Recipe):
     """Where to compute; auto takes a GPU where there is one."""
     workers: int = 4
     """Processes that read a streamed set's images, beside each training process; 0 for none."""
+    skip_bad_images: bool = False
+    """Go on without a streamed set's images that cannot be decoded, and count them; may be given with --resume."""
     checkpoint_minutes: float = 5.0
     """Time between checkpoints within an epoch; there is one after each epoch."""
     config: Path | None = None
@@ -52,6 +55,8 @@ class TrainFlags(Recipe):
             raise InputError(f"--checkpoint-minutes must not be negative; got {self.checkpoint_minutes}.")
         if self.workers < 0:
             raise InputError(f"--workers must not be negative; got {self.workers}.")
+        if self.skip_bad_images and not self.streamed:
+            raise InputError("--skip-bad-images has no effect on images in memory; leave it out.")
         if self.streamed and self.data is None:
             raise InputError(f"recipe {self.recipe} needs --data DIR: class folders train/<class>/* and val/<class>/*.")
         if self.recipe == "imagenet-finetune" and self.pretrained is None:
@@ -69,7 +74,8 @@ class TrainFlags(Recipe):
 
 
 _RECIPE_FIELDS = [field.name for field in dataclasses.fields(Recipe)]
-_SETTINGS = ["recipe", "data", "device", "workers", "checkpoint_minutes", *_RECIPE_FIELDS]  # what config.yaml holds
+# What config.yaml holds.
+_SETTINGS = ["recipe", "data", "device", "workers", "skip_bad_images", "checkpoint_minutes", *_RECIPE_FIELDS]
 
 
 def stored_settings(config: Path) -> TrainFlags:
@@ -109,7 +115,7 @@ def settings_for(argv: list[str]) -> tuple[TrainFlags, RunFolder]:
         wanted = _on_top(_on_top(stored, config, asked.config), argv)
         _refuse_changes(stored, wanted, folder)
     else:
-        wanted = _on_top(_on_top(base, config, asked.config), argv)
+        wanted = _as_weights(_on_top(_on_top(base, config, asked.config), argv), [*config, *argv])
     wanted.check()
     return wanted, folder
 
@@ -119,6 +125,14 @@ def _on_top(base: TrainFlags, argv: list[str], file: Path | None = None) -> Trai
     if given("epochs", argv):
         base = base.at_epochs(parse(TrainFlags, argv, PROG, file=file).epochs)
     return parse(TrainFlags, argv, PROG, base, file)
+
+
+def _as_weights(flags: TrainFlags, argv: list[str]) -> TrainFlags:
+    """Return the settings with images as the weights to start from want them, where a command line leaves that open."""
+    if flags.pretrained is None or not flags.streamed:
+        return flags
+    wanted = images_of(flags.pretrained)
+    return dataclasses.replace(flags, **{name: value for name, value in wanted.items() if not given(name, argv)})
 
 
 def _read_config(path: Path) -> list[str]:

@@ -1,9 +1,11 @@
 """``ditcnn train``."""
 
 import shutil
+import socket
 import sys
 from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,31 +14,35 @@ from ditcnn.cli.parsing import given
 from ditcnn.cli.settings import TrainFlags, as_settings, recipe_of, settings_for
 from ditcnn.data import channel_statistics, open_data
 from ditcnn.data.stream import open_source
-from ditcnn.errors import InputError, RunFailed, reason
+from ditcnn.errors import InputError, ToldElsewhere, reason
 from ditcnn.recipes import RECIPES
 from ditcnn.train import Display, Processes, RunFolder, Stopped, StreamTrainer, Trainer, choose_device
-from ditcnn.train.distributed import lost_contact
 from ditcnn.train.environment import record_launch
+from ditcnn.train.failures import explained
 from ditcnn.train.run import Run
 
 __all__ = ["train_command"]
+
+TIME_TO_DIE = 15.0  # seconds until a network's disk has let go of a killed process's lock
 
 
 def train_command(argv: list[str]) -> None:
     """Train, alone or with the other processes of torchrun; print the result and where it lies."""
     try:
-        _train(argv)
+        _train(argv, Processes.join())
     except RuntimeError as error:  # before or after the run, which tells more
-        if not lost_contact(error):
+        if (failure := explained(error)) is error:
             raise
-        raise RunFailed(f"the processes of torchrun lost contact: {str(error).strip().splitlines()[0]}") from None
+        raise failure from None
 
 
-def _train(argv: list[str]) -> None:
-    processes = Processes.join()
+def _train(argv: list[str], processes: Processes) -> None:
     display = Display(quiet=not processes.first)
+    restarted = processes.any_restarted()
+    if restarted and not given("resume", argv):  # the run is the one that the processes before have begun
+        argv = [*argv, "--resume"]
     # Settings and folder are one process's business: the others may not see the disk, or may see it half written.
-    flags, folder, new = processes.on_first(lambda: _begin(argv, display))
+    flags, folder, new = processes.on_first(lambda: _begin(argv, display, processes))
     device = processes.on_all(lambda: processes.own_device(choose_device(flags.device)))
     trainer: Run
     if flags.streamed:
@@ -48,7 +54,8 @@ def _train(argv: list[str]) -> None:
     else:
         flags, trainer, summary = _in_memory(flags, folder, device, display, argv)
     with ExitStack() as lock:
-        processes.on_first(lambda: lock.enter_context(folder.locked()))
+        patience = TIME_TO_DIE if restarted else 0.0
+        processes.on_first(lambda: lock.enter_context(folder.locked(patience)))
         if new:
             processes.on_first(lambda: folder.create(as_settings(flags)))
         trainer.restore()
@@ -57,8 +64,9 @@ def _train(argv: list[str]) -> None:
         display.say(f"{flags.model} on {device} in {flags.precision}: {summary}; {folder.path}")
         try:
             result = trainer.run()
-        except Stopped:
-            processes.leave()
+        except (Stopped, ToldElsewhere) as stop:  # all of them do
+            if isinstance(stop, Stopped) or isinstance(stop.error, Stopped):
+                processes.leave()
             raise
         except OSError as error:
             raise InputError(
@@ -69,14 +77,20 @@ def _train(argv: list[str]) -> None:
         _print_result(result, flags, folder)
 
 
-def _begin(argv: list[str], display: Display) -> tuple[TrainFlags, RunFolder, bool]:
+def _begin(argv: list[str], display: Display, processes: Processes) -> tuple[TrainFlags, RunFolder, bool]:
     """Return the settings, the folder, and whether the run is a new one."""
     flags, folder = settings_for(argv)
+    if processes.max_restarts and flags.out is None:
+        raise InputError("torchrun's --max-restarts needs --out DIR, by which restarted processes find their run.")
     new = not folder.config.exists()
     if new:
         if flags.resume:
             display.say(f"{folder.path} holds no run: beginning one")
         display.say(_schedule(flags))
+        if flags.streamed and flags.pretrained:
+            display.say(
+                f"images of {flags.img_size} pixels, mean {flags.mean}, deviation {flags.std}; from {flags.pretrained}"
+            )
     return flags, folder, new
 
 
@@ -86,7 +100,7 @@ def _in_memory(
     """Return the flags, completed by what the images decide, the trainer, and a summary of its images."""
     name = RECIPES[flags.name].data
     assert name != "imagenet"
-    data = open_data(flags.data, name)
+    data = open_data(None if flags.data is None else Path(flags.data), name)
     if len(flags.mean) != data.image_shape[0]:
         if flags.mean and given("mean", argv):
             raise InputError(f"--mean has {len(flags.mean)} values, the images {data.image_shape[0]} channels.")
@@ -104,9 +118,14 @@ def _streamed(
 ) -> tuple[StreamTrainer, str]:
     """Return the trainer, and a summary of its images and steps."""
     data = flags.data
-    assert data is not None
+    assert data is not None  # as TrainFlags.check has seen to
     train = processes.on_all(lambda: open_source(data, "train"))
     val = processes.on_all(lambda: open_source(data, "val", classes=train.classes))
+    digest = processes.on_all(lambda: f"{train.digest} {val.digest}")
+    expected = processes.on_first(lambda: digest)
+    processes.on_all(lambda: _refuse_other(digest, expected))
+    if absent := val.absent:
+        display.warn(f"val has no image of {len(absent)} of the {len(val.classes)} classes ({absent[0]}, ...).")
     trainer = processes.on_all(
         lambda: StreamTrainer(
             recipe_of(flags),
@@ -117,6 +136,7 @@ def _streamed(
             display,
             processes=processes,
             workers=flags.workers,
+            skip_bad_images=flags.skip_bad_images,
             checkpoint_minutes=flags.checkpoint_minutes,
         )
     )
@@ -127,6 +147,11 @@ def _streamed(
     )
 
 
+def _refuse_other(digest: str, expected: str) -> None:
+    if digest != expected:
+        raise InputError(f"{socket.gethostname()}: --data holds other images than the first process's.")
+
+
 def _schedule(flags: TrainFlags) -> str:
     """Return the schedule in words; a number of epochs has moved milestones and warm-up."""
     own = RECIPES[flags.name].recipe.epochs
@@ -135,16 +160,19 @@ def _schedule(flags: TrainFlags) -> str:
     return f"schedule: {flags.epochs} epochs{rescaled}{milestones}, warm-up of {flags.warmup_epochs:g} epochs"
 
 
+_WEIGHTS = {"raw": "the weights themselves", "ema": "the moving average"}
+
+
 def _print_result(result: dict[str, Any], flags: TrainFlags, folder: RunFolder) -> None:
     if result.get("watched") == "val":
         print(f"val accuracy    {result['val_top1']:.2f}% after the last epoch, of the weights")
         if "val_ema_top1" in result:
             print(f"                {result['val_ema_top1']:.2f}% of their moving average")
         print(
-            f"                {result['best_val_top1']:.2f}% in the best epoch, {result['best_val_epoch']}: selected on "
-            "val, so no measure of the model"
+            f"                {result['best_val_top1']:.2f}% in the best epoch, {result['best_val_epoch']}, of "
+            f"{_WEIGHTS[result['best_val_of']]}: selected on val, so no measure of the model"
         )
-        which = "the moving average" if result["model"] == "ema" else "the weights themselves"
+        which = _WEIGHTS[result["model"]]
         print(f"model           that of the last epoch, {which}")
     elif result["selected_on"] == "holdout":
         print(

@@ -14,7 +14,8 @@ from ditcnn.train.metrics import read_metrics
 
 __all__ = ["Group", "Run", "group_runs", "read_run", "value_text"]
 
-_BESIDE_THE_POINT = ("seed", "data", "device", "checkpoint_minutes")  # what may differ within a group
+# What may differ within a group.
+_BESIDE_THE_POINT = ("seed", "data", "device", "workers", "skip_bad_images", "checkpoint_minutes")
 
 
 @dataclass(frozen=True)

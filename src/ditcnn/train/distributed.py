@@ -17,8 +17,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from ditcnn.errors import InputError, RunFailed, ToldElsewhere
+from ditcnn.train.failures import explained
 
-__all__ = ["Processes", "lost_contact"]
+__all__ = ["Processes"]
 
 Result = TypeVar("Result")
 
@@ -40,6 +41,10 @@ class Processes:
     local_rank: int = 0
     launcher: int | None = None
     """Process id of torchrun, where it started this process."""
+    restarts: int = 0
+    """How often torchrun has restarted the processes of this machine after a failure."""
+    max_restarts: int = 0
+    """How often it would at most."""
 
     @classmethod
     def join(cls) -> "Processes":
@@ -52,7 +57,8 @@ class Processes:
             store, _, _ = next(dist.rendezvous("env://", timeout=PATIENCE))
             fresh = _unwritten(store, rank, size)
             dist.init_process_group(backend, store=fresh, rank=rank, world_size=size, timeout=PATIENCE)
-        return cls(rank, size, local_rank, launcher=os.getppid())
+        restarts, most = (int(os.environ.get(f"TORCHELASTIC_{name}", 0)) for name in ("RESTART_COUNT", "MAX_RESTARTS"))
+        return cls(rank, size, local_rank, os.getppid(), restarts, most)
 
     def leave(self) -> None:
         """Part from the other processes, when all of them do."""
@@ -91,6 +97,7 @@ class Processes:
         Raises:
             InputError, RunFailed, OSError: What ``work`` raised, in the first process.
             ToldElsewhere: The same, in the others.
+            SystemExit: The same, in all: help was asked for and is printed.
         """
         if self.size == 1:
             return work()
@@ -99,13 +106,15 @@ class Processes:
         if self.first:
             try:
                 outcome[0] = work()
-            except Exception as error:  # the others must learn of it, whatever it is
+            except (Exception, SystemExit) as error:  # the others must learn of it, whatever it is
                 failure = error
-                known = isinstance(error, InputError | RunFailed | OSError)
+                known = isinstance(error, InputError | RunFailed | OSError | SystemExit)
                 outcome[1] = error if known else RunFailed(str(error))
         dist.broadcast_object_list(outcome, src=0)
         if failure is not None:
             raise failure
+        if isinstance(outcome[1], SystemExit):
+            raise outcome[1]
         if isinstance(outcome[1], Exception):
             raise ToldElsewhere(outcome[1])
         return outcome[0]  # type: ignore[return-value]
@@ -114,19 +123,28 @@ class Processes:
         """Do ``work`` in each process; where it fails in any, all end, and the first of those that failed tells why.
 
         Raises:
-            InputError: What ``work`` raised here.
+            InputError, RunFailed, OSError: What ``work`` raised here.
             ToldElsewhere: Another process tells it.
         """
-        failure = None
+        failure: Exception | None = None
         try:
             result = work()
-        except InputError as error:
+        except RuntimeError as error:
+            failure = explained(error)
+        except Exception as error:  # the others must learn of it, whatever it is
             failure = error
         failed = self.gather(failure is not None)[:, 0].nonzero().flatten().tolist()
-        if failed:
-            told = failure or InputError("another process failed.")
-            raise told if self.rank == failed[0] else ToldElsewhere(told)
-        return result
+        if not failed:
+            return result
+        if failure is None:
+            raise ToldElsewhere(InputError("another process failed."))
+        if self.rank == failed[0] or isinstance(failure, ToldElsewhere):
+            raise failure
+        raise ToldElsewhere(failure)
+
+    def any_restarted(self) -> bool:
+        """Say whether torchrun has restarted the processes, on any machine: each counts its own failures only."""
+        return bool(self.gather(self.restarts).any())
 
     def agreed(self, error: Exception) -> Exception:
         """Return what to raise for an error that all processes have come to: only the first one tells it."""
@@ -185,8 +203,3 @@ def _unwritten(store: dist.Store, rank: int, size: int) -> dist.Store:
                 store.set(f"ditcnn/{first}/{rank}", "met")
                 return dist.PrefixStore(first, store)
         time.sleep(0.02)
-
-
-def lost_contact(error: RuntimeError) -> bool:
-    """Say whether an operation failed because another process is gone."""
-    return isinstance(error, dist.DistError) or "gloo" in str(error).lower()

@@ -15,14 +15,13 @@ from ditcnn.data.batches import derived_seed, normalise, steps_per_epoch, train_
 from ditcnn.data.split import hold_out
 from ditcnn.errors import InputError
 from ditcnn.recipes import STREAMED_ONLY, Recipe
-from ditcnn.train.build import build_model
 from ditcnn.train.device import autocast
 from ditcnn.train.display import Display
 from ditcnn.train.distributed import Processes
 from ditcnn.train.evaluate import evaluate
 from ditcnn.train.export import export_model
 from ditcnn.train.folder import RunFolder
-from ditcnn.train.optim import make_optimizer, set_lr
+from ditcnn.train.optim import set_lr
 from ditcnn.train.run import Run
 
 __all__ = ["Trainer"]
@@ -61,21 +60,8 @@ class Trainer(Run):
         self.data, self.device = data, device
         self.train, self.watched, self.watched_name = _parts(recipe, data)
         self.steps = steps_per_epoch(len(self.train), recipe.batch_size)
-
-        torch.backends.cudnn.deterministic = True
-        torch.manual_seed(recipe.seed)
-        layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
-        self.model = build_model(
-            recipe.model,
-            data.image_shape,
-            len(data.classes),
-            pretrained=None if self.begun() else recipe.pretrained,  # a checkpoint has the weights
-            **recipe.model_arguments(),
-        )
+        self._set_up(data.image_shape, device)
         _check_smallest_batch(self.model, data.image_shape, len(self.train), recipe.batch_size)
-        self.model.to(device).to(memory_format=layout)
-        self.optimizer = make_optimizer(self.model, recipe)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
         self.forward: nn.Module = torch.compile(self.model) if recipe.compile else self.model  # type: ignore[assignment]
 
     @property
@@ -122,12 +108,7 @@ class Trainer(Run):
         if not math.isfinite(value := loss.item()):
             raise self._diverged(f"the loss became {value}")
         self.scaler.scale(loss).backward()
-        if recipe.clip_grad:
-            self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip_grad)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.optimizer.zero_grad()
+        self._update()
         progress.step += 1
         progress.loss_sum += value * len(labels)
         progress.hits += int((logits.argmax(1) == labels).sum())
@@ -225,7 +206,8 @@ def _check_smallest_batch(model: nn.Module, image_shape: tuple[int, int, int], i
     if (images % batch_size or batch_size) > 1:
         return
     try:
-        copy.deepcopy(model).train()(torch.zeros(1, *image_shape))
+        device = next(model.parameters()).device
+        copy.deepcopy(model).train()(torch.zeros(1, *image_shape, device=device))
     except ValueError as error:
         raise InputError(
             f"{images} training images in batches of {batch_size} leave a batch of one, which this model cannot train on "

@@ -10,16 +10,17 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch._dynamo.exc import TorchDynamoException
 
 from ditcnn.errors import InputError, RunFailed
 from ditcnn.recipes import Recipe
+from ditcnn.train.build import build_model
 from ditcnn.train.checkpoint import clean, load_newest, save_newest
 from ditcnn.train.display import Display
-from ditcnn.train.distributed import Processes, lost_contact
+from ditcnn.train.distributed import Processes
+from ditcnn.train.failures import explained, lost_contact
 from ditcnn.train.folder import RunFolder
 from ditcnn.train.metrics import MetricsLog, draw_curves
-from ditcnn.train.optim import lr_factor
+from ditcnn.train.optim import lr_factor, make_optimizer
 from ditcnn.train.stop import Stopped, StopRequest
 
 __all__ = ["Progress", "Run"]
@@ -38,6 +39,9 @@ class Progress:
     seen: int = 0
     seconds: float = 0.0
     bad_images: int = 0  # skipped in the epoch under way
+    skipped_steps: int = 0  # in the epoch under way: their loss was not finite, and the scaler has made no update
+    skipped_in_a_row: int = 0
+    best_of: str = ""  # which weights the best epoch is one of: raw, or ema
     best_epoch: int = 0
     best_top1: float = -1.0
     best_loss: float = math.inf  # decides between epochs of equal accuracy
@@ -100,6 +104,32 @@ class Run(ABC):
         """Say whether the folder has a checkpoint."""
         return self.processes.on_first(lambda: self.folder.last.exists() or self.folder.previous.exists())
 
+    def _set_up(self, image_shape: tuple[int, int, int], device: torch.device) -> None:
+        """Make the model, its optimiser and the scaler of its gradients."""
+        recipe = self.recipe
+        torch.backends.cudnn.deterministic = True
+        torch.manual_seed(recipe.seed)
+        self.model = build_model(
+            recipe.model,
+            image_shape,
+            len(self.classes),
+            pretrained=None if self.begun() else recipe.pretrained,  # a checkpoint has the weights
+            **recipe.model_arguments(),
+        )
+        layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
+        self.model.to(device).to(memory_format=layout)
+        self.optimizer = make_optimizer(self.model, recipe)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
+
+    def _update(self) -> None:
+        """Do a step of the optimiser on the gradients that the backward passes have left."""
+        if self.recipe.clip_grad:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_grad)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad()
+
     def restore(self) -> None:
         """Take over the folder's newest checkpoint, if there is one; change nothing on disk.
 
@@ -145,7 +175,8 @@ class Run(ABC):
 
         Raises:
             Stopped: SIGTERM or SIGINT came; a checkpoint is saved.
-            RunFailed: The loss or the weights are not finite, the model does not compile, or another process is gone.
+            RunFailed: The loss or the weights are not finite, the model does not compile, there is too little memory, or
+                another process is gone.
             OSError: The disk is full or read-only; the newest checkpoint stands.
             ToldElsewhere: One of these in the first process.
         """
@@ -160,13 +191,11 @@ class Run(ABC):
                     self._train_epoch()
                     self._close_epoch()
                 self._finish()
-        except TorchDynamoException as error:
-            first = str(error).strip().splitlines()[0]
-            raise RunFailed(f"torch.compile failed: {first} Run without --compile.") from None
         except RuntimeError as error:
-            if not lost_contact(error):
+            failure = self._alone(error) if lost_contact(error) else explained(error)
+            if failure is error:
                 raise
-            raise self._alone(error) from None
+            raise failure from None
         finally:
             if self.processes.first:
                 self.log.close()

@@ -25,19 +25,20 @@ from ditcnn.data.stream import (
     steps_per_epoch_of,
     train_batches_of,
 )
+from ditcnn.errors import InputError
 from ditcnn.recipes import IN_MEMORY_ONLY, Recipe
-from ditcnn.train.build import build_model
 from ditcnn.train.device import autocast
 from ditcnn.train.display import Display
 from ditcnn.train.distributed import Processes
 from ditcnn.train.evaluate import evaluate_batches, mean_scores
 from ditcnn.train.export import save_model
 from ditcnn.train.folder import RunFolder
-from ditcnn.train.optim import make_optimizer, set_lr
+from ditcnn.train.optim import set_lr
 from ditcnn.train.run import Run
 
 __all__ = ["StreamTrainer"]
 
+MOST_SKIPPED_IN_A_ROW = 20  # steps; the scaler has halved its scale as often, so it is not the scale that is too great
 MATURE = 3  # times 1/(1 - decay) updates: then the starting weights count for e^-3 = 5% of the average
 
 
@@ -60,6 +61,8 @@ class StreamTrainer(Run):
         display: Where to report.
         processes: Those that train together.
         workers: Processes that read images, for each of those.
+        skip_bad_images: Go on without images that cannot be decoded, and count them. A resumed run may change it, as it
+            decides nothing but whether a bad image ends the run.
         checkpoint_minutes: Time between checkpoints within an epoch; there is one after each epoch.
 
     Raises:
@@ -77,11 +80,13 @@ class StreamTrainer(Run):
         *,
         processes: Processes,
         workers: int = 0,
+        skip_bad_images: bool = False,
         checkpoint_minutes: float = 5.0,
     ) -> None:
         super().__init__(recipe, folder, display, checkpoint_minutes, processes)
         recipe.refuse(IN_MEMORY_ONLY, "a streamed set")
-        self.train, self.val, self.device, self.workers = train, val, device, workers
+        self.train, self.val, self.device = train, val, device
+        self.workers, self.skip_bad_images = workers, skip_bad_images
         self.global_batch = recipe.global_batch or recipe.batch_size
         self.micro_batches = micro_batches_per_rank(self.global_batch, recipe.batch_size, processes.size)
         self.steps = steps_per_epoch_of(len(train), self.global_batch)
@@ -100,19 +105,7 @@ class StreamTrainer(Run):
         self.bad_images: dict[str, str] = {}  # of the step under way: message by path
         self.told: set[str] = set()
 
-        torch.backends.cudnn.deterministic = True
-        torch.manual_seed(recipe.seed)
-        layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
-        self.model = build_model(
-            recipe.model,
-            self.image_shape,
-            len(self.classes),
-            pretrained=None if self.begun() else recipe.pretrained,  # a checkpoint has the weights
-            **recipe.model_arguments(),
-        )
-        self.model.to(device).to(memory_format=layout)
-        self.optimizer = make_optimizer(self.model, recipe)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
+        self._set_up(self.image_shape, device)
         self.ema = ModelEmaV3(self.model, decay=recipe.ema_decay) if recipe.ema_decay else None
         if self.ema and recipe.epochs * self.steps < self._mature_after():
             display.warn(
@@ -192,7 +185,7 @@ class StreamTrainer(Run):
             world_size=processes.size,
             first_step=progress.step,
             workers=self.workers,
-            skip_bad_images=recipe.skip_bad_images,
+            skip_bad_images=self.skip_bad_images,
             bad_images=self.bad_images,
         )
         self.forward.train()
@@ -215,12 +208,7 @@ class StreamTrainer(Run):
                 # Gradients are averaged over the processes, each of which has as many micro-batches.
                 self.scaler.scale(loss / len(step)).backward()
             loss_sum += loss.detach()
-        if self.recipe.clip_grad:
-            self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_grad)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.optimizer.zero_grad()
+        self._update()
         self.processes.average_statistics(self.model)
         if self.ema:
             self.ema.update(self.model)
@@ -240,17 +228,32 @@ class StreamTrainer(Run):
         progress = self.progress
         due = time.monotonic() - self.saved_at > self.checkpoint_seconds
         losses, signals, dues, bad = self.processes.gather(loss_sum, self._wish(), due, self._tell_bad_images()).T
-        loss = losses.sum().item() / self.micro_batches / self.processes.size
-        if not math.isfinite(loss):
-            raise self._diverged(f"the loss became {loss}")
-        progress.step += 1
-        progress.loss_sum += loss * self.global_batch
-        progress.seen += self.global_batch
+        self._count(losses.sum().item() / self.micro_batches / self.processes.size)
         progress.bad_images += int(bad.sum())
-        self.display.step(f"epoch {progress.epoch + 1}/{self.recipe.epochs}, loss {progress.loss_sum / progress.seen:.3f}")
+        self.display.step(f"epoch {progress.epoch + 1}/{self.recipe.epochs}, loss {self._mean_loss():.3f}")
         self._leave_if_any(signals)
         if dues[0]:  # by the first process's clock
             self._save()
+
+    def _count(self, loss: float) -> None:
+        """Count a step by its loss; one that is not finite, too, where the scaler has passed over its update."""
+        progress = self.progress
+        if math.isfinite(loss):
+            progress.skipped_in_a_row = 0
+            progress.loss_sum += loss * self.global_batch
+            progress.seen += self.global_batch
+        else:
+            progress.skipped_steps += 1
+            progress.skipped_in_a_row += 1
+            if not self.scaler.is_enabled():
+                raise self._diverged(f"the loss became {loss}")
+            if progress.skipped_in_a_row == MOST_SKIPPED_IN_A_ROW:
+                raise self._diverged(f"the loss was not finite {MOST_SKIPPED_IN_A_ROW} times in a row")
+        progress.step += 1
+
+    def _mean_loss(self) -> float:
+        """Return the mean loss of the epoch so far, of the steps that had one."""
+        return self.progress.loss_sum / self.progress.seen if self.progress.seen else math.nan
 
     def _tell_bad_images(self) -> int:
         """Tell which images this process has skipped in the step, each once; return their number."""
@@ -274,21 +277,26 @@ class StreamTrainer(Run):
         """Evaluate, record, keep the newest model, save."""
         progress = self.progress
         scores = self._evaluate()
+        if not progress.seen:
+            raise self._diverged("the loss was not finite in any step")
         line = {
             "epoch": progress.epoch + 1,
             "lr": self._lr(0),
-            "train_loss": progress.loss_sum / progress.seen,
+            "train_loss": self._mean_loss(),
             **scores,
-            **({"bad_images": progress.bad_images} if self.recipe.skip_bad_images else {}),
+            **({"bad_images": progress.bad_images} if self.skip_bad_images else {}),
+            **({"skipped_steps": progress.skipped_steps} if self.scaler.is_enabled() else {}),
             "seconds": round(progress.seconds, 3),
         }
         progress.epoch += 1
-        progress.step, progress.loss_sum, progress.seen, progress.seconds, progress.bad_images = 0, 0.0, 0, 0.0, 0
+        progress.step, progress.loss_sum, progress.seen, progress.seconds = 0, 0.0, 0, 0.0
+        progress.bad_images, progress.skipped_steps = 0, 0
         if not math.isfinite(scores["val_loss"]):
             raise self._diverged(f"the val loss became {scores['val_loss']}")
         watched = "val_ema" if self.chosen == "ema" else "val"
         top1 = scores[f"{watched}_top1"]
-        best = top1 > progress.best_top1
+        best = progress.best_of != self.chosen or top1 > progress.best_top1  # weights are not compared with averages
+        progress.best_of = self.chosen
         if best:
             progress.best_epoch, progress.best_top1, progress.best_loss = progress.epoch, top1, scores[f"{watched}_loss"]
         self.result = line
@@ -317,8 +325,12 @@ class StreamTrainer(Run):
             precision=self.recipe.precision,
             topk=(1, 5) if len(self.classes) > 5 else (1,),
         )
-        totals = self.processes.gather(*(value for counts in sums.values() for value in counts.values())).sum(0).tolist()
-        scores: dict[str, float] = {}
+        mine = [value for counts in sums.values() for value in counts.values()]
+        bad, *totals = self.processes.gather(self._tell_bad_images(), *mine).sum(0).tolist()
+        if not totals[0]:
+            error = InputError(f"{self.val.where}: no image of {len(self.val)} can be decoded; mend or replace them.")
+            raise self.processes.agreed(error)
+        scores: dict[str, float] = {"val_bad_images": int(bad)} if self.skip_bad_images else {}
         for part, counts in sums.items():
             total, totals = dict(zip(counts, totals, strict=False)), totals[len(counts) :]
             scores |= {f"{part}_{name}": value for name, value in mean_scores(total).items()}
@@ -334,14 +346,13 @@ class StreamTrainer(Run):
             rank=rank,
             world_size=size,
             workers=self.workers,
-            skip_bad_images=self.recipe.skip_bad_images,
+            skip_bad_images=self.skip_bad_images,
             bad_images=self.bad_images,
         )
         for _ in range(math.ceil(math.ceil(len(self.val) / size) / batch_size)):  # the largest share's number of batches
             self._leave_if_any(self.processes.gather(self._wish())[:, 0])
             if (batch := next(batches, None)) is not None:
                 yield batch
-        self._tell_bad_images()
 
     def _export(self) -> None:
         chosen = self.ema.module if self.ema and self.chosen == "ema" else self.model
@@ -360,6 +371,7 @@ class StreamTrainer(Run):
         line = {"epoch": progress.epoch, "final": True, "watched": "val", "model": self.chosen}
         line |= {name: value for name, value in self.result.items() if name.startswith("val")}
         line |= {"best_val_top1": progress.best_top1, "best_val_epoch": progress.best_epoch}
+        line |= {"best_val_of": progress.best_of}
         self.result = line
         progress.finished = True
         self.processes.on_first(lambda: self.log.write(line))

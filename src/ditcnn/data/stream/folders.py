@@ -7,7 +7,7 @@ from pathlib import Path
 from timm.data.readers.reader_image_folder import find_images_and_targets
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from ditcnn.data.stream.source import ImageSource, labelled
+from ditcnn.data.stream.source import ImageSource, is_hidden, labelled
 from ditcnn.errors import InputError
 
 __all__ = ["FolderSource"]
@@ -24,7 +24,7 @@ class FolderSource(ImageSource):
         images, index = find_images_and_targets(str(folder), types=IMG_EXTENSIONS, sort=False)
         class_of = {label: name for name, label in index.items()}
         found = [(os.path.relpath(path, folder), class_of[label]) for path, label in images]
-        found = [(name, class_name) for name, class_name in found if not _hidden(name)]
+        found = [(name, class_name) for name, class_name in found if not is_hidden(name)]
         _refuse_empty(folder, {name.partition(os.sep)[0] for name, _ in found})
         order, labels, known = labelled(str(folder), found, classes)
         super().__init__(str(folder), [found[i][0] for i in order], labels, known)
@@ -38,13 +38,9 @@ class FolderSource(ImageSource):
         return os.stat(self.path(index)).st_size
 
 
-def _hidden(name: str) -> bool:
-    return name.startswith(".") or f"{os.sep}." in name
-
-
 def _refuse_empty(folder: Path, filled: set[str]) -> None:
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        if entry.is_dir() and not _hidden(entry.name) and entry.name not in filled:
+        if entry.is_dir() and not is_hidden(entry.name) and entry.name not in filled:
             raise InputError(
                 f"class folder {entry.path} holds no images ({', '.join(IMG_EXTENSIONS)}). Unpack it again, or remove it."
             )

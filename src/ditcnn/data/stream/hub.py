@@ -21,16 +21,29 @@ class HubSource(ImageSource):
         classes: Names that labels index; they must be the set's own.
 
     Raises:
-        InputError: The package or the set is not there, or its classes are others.
+        InputError: The package or the set is not there, its columns or classes are others, or it has no labels.
     """
 
     def __init__(self, name: str, splits: Sequence[str], classes: Sequence[str] | None = None) -> None:
         self._reader = _open(name, splits)
+        where = f"hfds/{name}/{self._reader.split}"
+        columns = self._reader.dataset.column_names
+        if "label" not in columns:
+            raise InputError(f"{where} has the columns {', '.join(columns)}; it needs image and label.")
         labels = np.asarray(self._reader.dataset.with_format("numpy")["label"][:])
+        if labels.size == 0:
+            raise InputError(f"{where} holds no images.")
+        if labels.ndim != 1 or labels.dtype.kind not in "iu":
+            raise InputError(f"{where} has labels that are not one whole number an image.")
         names = tuple(self._reader.class_to_idx) or tuple(map(str, range(int(labels.max()) + 1)))
+        if labels.min() < 0 or labels.max() >= len(names):
+            raise InputError(
+                f"{where} has labels from {labels.min()} to {labels.max()}, but there are {len(names)} classes; parts for "
+                "testing often have none (-1)."
+            )
         if classes is not None and tuple(classes) != names:
             raise InputError(f"hfds/{name} has {len(names)} classes ({', '.join(names[:3])}, ...), not the known ones.")
-        super().__init__(f"hfds/{name}/{self._reader.split}", [str(i) for i in range(len(labels))], labels.tolist(), names)
+        super().__init__(where, [str(i) for i in range(len(labels))], labels.tolist(), names)
 
     def content(self, index: int) -> bytes:
         """Return an image's undecoded bytes."""
@@ -56,4 +69,5 @@ def _open(name: str, splits: Sequence[str]) -> Any:
                 reason = error
                 break
             reason = reason or error
-    raise InputError(f"hfds/{name}: {' '.join(str(reason).split())}") from None
+    text = " ".join(str(reason).split())
+    raise InputError(f"hfds/{name}: {text} (It needs the columns image and label.)") from None

@@ -1,24 +1,21 @@
 """Labelled images that are read one at a time: what every form of ImageNet-sized data is opened as."""
 
+import functools
 import hashlib
-import io
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from timm.utils import natural_key
 
+from ditcnn.data.decoding import BadImage, decode
 from ditcnn.errors import InputError, nearest
 
-__all__ = ["BadImage", "ImageSource", "decode_rgb", "labelled"]
+__all__ = ["BadImage", "ImageSource", "decode_rgb", "is_hidden", "labelled"]
 
 SIZES_IN_DIGEST = 256  # asking a million files for their size takes minutes on a network's disk
-
-
-class BadImage(InputError):
-    """The bytes of an image cannot be decoded; the message names the image."""
 
 
 class ImageSource(ABC):
@@ -64,7 +61,7 @@ class ImageSource(ABC):
         """
         return decode_rgb(self.content(index), self.path(index)), int(self.labels[index])
 
-    @property
+    @functools.cached_property
     def digest(self) -> str:
         """A text that changes with classes, names, labels and sizes of sampled files, but not with where they lie."""
         digest = hashlib.sha256(repr((self.classes, len(self))).encode())
@@ -91,14 +88,12 @@ def decode_rgb(content: bytes, where: str) -> Image.Image:
     Raises:
         BadImage: The bytes are no whole image, or one of more than 8 bits, whose conversion would clip it.
     """
-    try:
-        image = Image.open(io.BytesIO(content))
-        if image.mode in ("I", "F") or image.mode.startswith("I;"):
-            raise BadImage(f"{where} has more than 8 bits a channel ({image.mode}); convert it to 8 bits first.")
-        return image.convert("RGB")
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = "unknown format" if isinstance(error, UnidentifiedImageError) else error
-        raise BadImage(f"{where} is not a readable image: {reason}.") from None
+    return decode(content, where, lambda image: image.convert("RGB"))
+
+
+def is_hidden(name: str) -> bool:
+    """Say whether a file below a data set, or a folder that it lies in, is hidden."""
+    return name.startswith(".") or "/." in name
 
 
 def labelled(

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from ditcnn.data.stream.source import ImageSource, labelled
+from ditcnn.data.stream.source import ImageSource, is_hidden, labelled
 from ditcnn.errors import InputError
 
 __all__ = ["Member", "TarSource", "images_in", "members_of", "read_member"]
@@ -102,7 +102,7 @@ def images_in(archives: Sequence[Path], *, named: bool = False) -> list[Member]:
         images = [
             member._replace(name=prefix + member.name)
             for member in members_of(archive)
-            if member.name.lower().endswith(IMG_EXTENSIONS) and not member.name.startswith(".") and "/." not in member.name
+            if member.name.lower().endswith(IMG_EXTENSIONS) and not is_hidden(member.name)
         ]
         if not images:
             raise InputError(f"{archive} holds no images ({', '.join(IMG_EXTENSIONS)}).")
