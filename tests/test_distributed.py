@@ -3,6 +3,7 @@
 import math
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -124,13 +125,18 @@ def assert_near(place: Path, out: str, whole: str) -> None:
 
 @contextmanager
 def two_torchruns(place: Path, out: str):
-    """Start two torchruns of one process each, as on two machines."""
-    meeting = ("--nnodes=2", "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{free_port()}", f"--rdzv-id={out}")
-    with (
-        torchrun(place, "--out", out, processes=1, launcher=meeting) as first,
-        torchrun(place, "--out", out, processes=1, launcher=meeting) as second,
-    ):
-        yield first, second
+    """Start two torchruns of one process each, as on two machines; the first one keeps the meeting point."""
+    port = free_port()
+    meeting = ("--nnodes=2", "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{port}", f"--rdzv-id={out}")
+    with torchrun(place, "--out", out, processes=1, launcher=meeting) as first:
+        until(lambda: listens(port), first)
+        with torchrun(place, "--out", out, processes=1, launcher=meeting) as second:
+            yield first, second
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 @pytest.fixture(scope="module")
@@ -194,16 +200,15 @@ def test_after_the_death_of_a_process_torchrun_goes_on_from_the_last_checkpoint_
 
 def test_when_a_machine_dies_the_other_ends_within_a_minute_and_a_lone_process_goes_on(place, capsys, monkeypatch):
     folder = RunFolder(place / "alone")
-    with two_torchruns(place, "alone") as jobs:
-        until(lambda: epochs_recorded(folder) >= 1, *jobs)
-        first, other = sorted(jobs, key=lambda job: min(ranks_of(job)))
-        (process,), (left,) = ranks_of(other).values(), ranks_of(first).values()
+    with two_torchruns(place, "alone") as (first, other):
+        until(lambda: epochs_recorded(folder) >= 1, first, other)
+        (process,), ((rank, left),) = ranks_of(other).values(), ranks_of(first).items()
         for pid in (other.pid, process):
             os.kill(pid, signal.SIGKILL)
         until(lambda: not Path(f"/proc/{left}").exists(), seconds=60)
         status, output = end_of(first)
     assert status != 0
-    assert "process 0 of 2 lost contact with another one in epoch" in output
+    assert f"process {rank} of 2 lost contact with another one in epoch" in output
     assert "Go on from the last checkpoint with --resume." in output
     monkeypatch.chdir(place)
     assert main(["train", *SETTINGS, "--out", "alone", "--resume"]) == 0
