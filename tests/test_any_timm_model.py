@@ -170,11 +170,11 @@ def test_what_does_not_fit_is_told_in_one_line(capsys, images, imagenet_model, t
     assert "holds no images" in fails(capsys, "eval", model, "--data", str(Path.cwd()))
     assert "nowhere: no such folder or archive" in fails(capsys, "eval", model, "--data", "nowhere")
     odd = tmp_path / "odd"
-    (odd / "val" / "teapot").mkdir(parents=True)
-    Image.new("RGB", (40, 40)).save(odd / "val" / "teapot" / "a.png")
+    (odd / "val" / "unicorn").mkdir(parents=True)
+    Image.new("RGB", (40, 40)).save(odd / "val" / "unicorn" / "a.png")
     message = fails(capsys, "eval", model, "--data", str(odd))
     assert "the model knows 1000 classes (n01440764" in message
-    assert "'teapot' among them" in message
+    assert "'unicorn' among them" in message
     assert "--image-size" in fails(capsys, "eval", model, "--data", str(images), "--image-size", "0")
     assert "--crop-pct" in fails(capsys, "eval", model, "--data", str(images), "--crop-pct", "2")
 

@@ -264,7 +264,7 @@ def test_a_damaged_archive_is_named(tmp_path):
         open_data(archive, "cifar10")
 
 
-def test_each_flipped_bit_of_an_archive_is_noticed(tmp_path):
+def test_each_flipped_bit_of_an_archive_is_noticed_unless_it_is_padding(tmp_path):
     folder = write_class_folders(tmp_path / "images", classes=("a", "b"), train=2, test=1)
     archive = write_tar(folder, tmp_path / "images.tar.gz")
     content = archive.read_bytes()
@@ -272,9 +272,14 @@ def test_each_flipped_bit_of_an_archive_is_noticed(tmp_path):
     for place in range(20, len(content), 37):
         archive.write_bytes(content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :])
         os.utime(archive, (place, place))
-        with pytest.raises(InputError, match=r"images\.tar\.gz") as error:
-            open_data(archive, "cifar10")
-        assert "\n" not in str(error.value)
+        try:
+            found = open_data(archive, "cifar10")
+        except InputError as error:
+            assert "images.tar.gz" in str(error)
+            assert "\n" not in str(error)
+        else:  # the bits after the end of the compressed stream mean nothing
+            assert place == len(content) - 9
+            assert same(found, original)
     archive.write_bytes(content)
     assert same(open_data(archive, "cifar10"), original)
 

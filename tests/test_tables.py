@@ -286,7 +286,7 @@ def test_smoke_leaves_record_table_and_figure(name, tmp_path):
     text = (tmp_path / name / f"{name}.md").read_text()
     assert "| --- |" in text
     assert "nan" not in text
-    assert {path.name for path in (tmp_path / name).iterdir()} - {"cells", "cells.jsonl"} == {
+    assert {path.name for path in (tmp_path / name).iterdir()} - {"cells", "cells.jsonl", ".lock"} == {
         f"{name}.{ending}" for ending in ("json", "md", "png", "svg")
     }
     if name == "table4":
