@@ -269,17 +269,18 @@ def test_each_flipped_bit_of_an_archive_is_noticed_unless_it_is_padding(tmp_path
     archive = write_tar(folder, tmp_path / "images.tar.gz")
     content = archive.read_bytes()
     original = open_data(archive, "cifar10")
+    told = []
     for place in range(20, len(content), 37):
         archive.write_bytes(content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :])
         os.utime(archive, (place, place))
         try:
             found = open_data(archive, "cifar10")
         except InputError as error:
-            assert "images.tar.gz" in str(error)
-            assert "\n" not in str(error)
+            told.append(str(error))
         else:  # the bits after the end of the compressed stream mean nothing
             assert place == len(content) - 9
             assert same(found, original)
+    assert all("images.tar.gz" in message and "\n" not in message for message in told)
     archive.write_bytes(content)
     assert same(open_data(archive, "cifar10"), original)
 
