@@ -234,9 +234,9 @@ CORRELATIONS = Experiment(
         ),
         "quick": Budget(
             CorrelationSettings(
-                16, 8, 200, (64, 128, 256, 1024, 4096), _FEW, 0.2, (0.1, 0.4), 256, test_images=2000, bayes_images=20_000
+                16, 8, 200, (64, 256, 1024, 4096), _FEW, 0.2, (0.1, 0.4), 256, test_images=2000, bayes_images=20_000
             ),
-            3,
+            4,
             "16x16 images, networks of depth 8 instead of 20, 200 steps.",
         ),
         "full": Budget(
