@@ -2,6 +2,7 @@
 
 import gzip
 import pickle
+import socket
 import tarfile
 from pathlib import Path
 
@@ -21,6 +22,12 @@ def cache_folder(tmp_path_factory, monkeypatch) -> Path:
     cache = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("DITCNN_CACHE", str(cache))
     return cache
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def shade(label: int, number: int) -> int:

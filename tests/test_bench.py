@@ -1,6 +1,7 @@
 """``ditcnn bench``: what it compares is right; how fast, no test can say."""
 
 import json
+import time
 
 import pytest
 import torch
@@ -22,12 +23,19 @@ def test_rivals_compute_the_form(name):
 
 def test_steps_run_in_turn_and_slow_ones_drop_out():
     calls = []
-    steps = {name: (lambda name=name: calls.append(name)) for name in "ab"}
+    steps = {name: (lambda name=name: (calls.append(name), time.sleep(0.003))) for name in "ab"}
     assert interleave(steps, rounds=3).keys() == {"a", "b"}
     assert calls == ["a", "b"] * 4
     calls.clear()
     interleave(steps, rounds=3, budget_s=0.0)
     assert calls == ["a", "b"] * 2
+
+
+def test_a_short_step_runs_often_enough_for_the_clock():
+    calls = []
+    time_ms = interleave({"short": lambda: calls.append(1)}, rounds=2)["short"]
+    assert len(calls) > 100
+    assert time_ms < 1
 
 
 def test_peak_memory_is_what_a_call_takes():

@@ -24,7 +24,6 @@ from ditcnn.experiments.correlation_nets import (
     Labelled,
     Schedule,
     build_net,
-    equal_widths,
     fit_moments,
     train_net,
 )
@@ -235,7 +234,7 @@ def test_the_wide_net_has_the_parameters_of_the_dit_net_to_five_percent():
     for depth, size in ((8, 16), (20, 32)):
         dit, wide = (sum(p.numel() for p in build_net(name, depth, size, 4).parameters()) for name in ("dit", "wide"))
         assert abs(wide / dit - 1) < 0.05
-        assert equal_widths(depth, size, 4)[0] > 16
+        assert build_net("wide", depth, size, 4).num_features == (76 if depth == 8 else 68)  # as in the recorded runs
 
 
 def test_networks_of_a_seed_start_from_the_same_weights_and_see_the_same_images():
@@ -305,16 +304,27 @@ def test_every_method_with_a_seed_is_given_the_same_images(monkeypatch):
         assert not torch.equal(train, test)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_no_method_is_better_than_the_optimum_and_the_right_products_come_near_it(family):
+    images = {"family": family, "strength": 0.08, "size": 8}
+    here = Context(ImageSets({}), Path())
+    best = CORRELATIONS.run(images | {"method": "bayes", "images": 2000}, here)["accuracy"]
+    assert 0.55 < best < 0.65
+    shared = images | {"samples": 4000, "test_images": 2000, "seed": 0}
+    training = {"depth": 8, "steps": 5, "batch_size": 64, "lr": 0.1, "term_lr_scale": 1.0}
+    found = {name: CORRELATIONS.run(shared | {"method": name}, here)["accuracy"] for name in ("position", "neighbourhood")}
+    found["dit"] = CORRELATIONS.run(shared | training | {"method": "dit"}, here)["accuracy"]
+    error = math.sqrt(best * (1 - best) / 2000)
+    assert all(accuracy < best + 4 * error for accuracy in found.values())
+    assert max(found.values()) > best - 6 * error
+
+
 def test_the_experiment_compares_every_method_with_the_optimum(tmp_path):
     assert main(["reproduce", "correlations", "--budget", "smoke", "--out", str(tmp_path)]) == 0
     record = json.loads((tmp_path / "correlations.json").read_text())
     summary = record["summary"]
     assert {row["method"] for row in record["cells"]} == {"bayes", "position", "neighbourhood", *NETS}
     assert {row["family"] for row in summary["differences"]} == set(FAMILIES)
-    by_place = {(b["family"], b["strength"]): b for b in summary["bayes"]}
-    for found in summary["accuracy"]:
-        best = by_place[found["family"], found["strength"]]
-        assert found["accuracy"][0] <= best["accuracy"] + 4 * 50 / math.sqrt(64)
     for name in ("correlations", "correlations-ratio", "correlations-images"):
         assert (tmp_path / f"{name}.svg").stat().st_size > 1000
     assert "term at the input less plain twin" in (tmp_path / "correlations.md").read_text()

@@ -38,6 +38,29 @@ def test_activations_worked_by_hand():
     assert cost.step_mib == pytest.approx(4 * cost.weights_mib + cost.activations_mib)
 
 
+def test_images_a_second_and_days_worked_by_hand():
+    cost = cost_of(add_quadratic(net(), "2"), (2, 6, 6), 5)
+    macs = 4 * 4 * 4 * 2 * 9 + 2 * 2 * 3 * 4 * 9 + 2 * 2 * 3 * 10  # 1152 + 432 + 120, the term with its symmetry used
+    assert cost.training_images_per_s(6 * macs / 1e12) == pytest.approx(1.0)  # three passes, two operations a MAC
+    assert cost.training_images_per_s(2.0) == pytest.approx(2e12 / (6 * 1704))
+    assert cost.imagenet_days(6 * macs / 1e12) == pytest.approx(300 * 1_281_167 / 86_400)  # 4,448.5 days at one a second
+
+
+def test_info_tells_the_training_time_at_a_speed(capsys):
+    assert main(["info", "dit_resnet20", "--tflops", "100", "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    for cost in (figures, figures["plain_twin"]):
+        training = cost["training"]
+        assert training["images_per_s"] == pytest.approx(100e12 / (6 * cost["macs_executed"]))
+        assert training["days"] * 86_400 * training["images_per_s"] == pytest.approx(300 * 1_281_167)
+    assert main(["info", "resnet20", "--tflops", "0.5"]) == 0
+    out = capsys.readouterr().out
+    assert "images a second in training, at 0.5 TFLOP/s" in out
+    assert "days for 300 epochs of 1,281,167 images" in out
+    assert main(["info", "resnet20", "--json"]) == 0
+    assert "training" not in json.loads(capsys.readouterr().out)
+
+
 def test_meta_and_cpu_agree_and_the_model_is_left_alone():
     with torch.device("meta"):
         meta = timm.create_model("dit_resnet20")
@@ -79,6 +102,9 @@ def test_info_prints_a_table_for_a_size_and_a_batch(capsys):
     [
         (["dit_convnext_tini"], "Did you mean dit_convnext_tiny"),
         (["resnet18", "--image-size", "0"], "--image-size must be above 0"),
+        (["resnet18", "--tflops", "0"], "--tflops must be above 0"),
+        (["resnet18", "--tflops", "nan"], "--tflops must be above 0"),
+        (["resnet18", "--tflops", "inf"], "--tflops must be above 0"),
         (["resnet18", "--model-kwargs", "nonsense=1"], "nonsense"),
         (["resnet18", "--image-size", "32", "--batch-size", "1"], "cannot train on 1 images"),
     ],

@@ -6,6 +6,7 @@ import math
 import pytest
 import timm
 import torch
+from timm.scheduler import create_scheduler_v2
 
 import ditcnn
 from ditcnn import parameter_groups
@@ -47,6 +48,49 @@ def test_cosine_follows_a_linear_warmup_and_ends_at_zero():
     )
     assert [lr_factor(recipe, p) for p in (0, 0.5, 1, 6, 11)] == pytest.approx([0.1, 0.55, 1, 0.5, 0], abs=1e-12)
     assert lr_factor(recipe, 3.5) == pytest.approx((1 + math.cos(math.pi / 4)) / 2)
+
+
+@pytest.mark.parametrize(("epochs", "warmup"), [(300, 20), (30, 0), (7, 3)])
+def test_cosine_by_epoch_is_timms_schedule_in_each_epoch_and_group(epochs, warmup):
+    recipe = dataclasses.replace(make_recipe("imagenet"), epochs=epochs, warmup_epochs=warmup)
+    model = timm.create_model("dit_convnext_atto")
+    ours, theirs = make_optimizer(model, recipe), make_optimizer(model, recipe)
+    scheduler, length = create_scheduler_v2(theirs, sched="cosine", num_epochs=epochs, warmup_epochs=warmup, warmup_lr=1e-5)
+    assert length == epochs
+    for epoch in range(epochs):
+        for within in (0, 0.99):
+            set_lr(ours, recipe.lr * lr_factor(recipe, epoch + within))
+            rates = [group["lr"] for group in theirs.param_groups]
+            assert [group["lr"] for group in ours.param_groups] == pytest.approx(rates, rel=1e-9)
+        scheduler.step(epoch + 1)
+
+
+def test_vectors_are_spared_from_decay_as_in_timm():
+    model = timm.create_model("dit_convnext_atto")
+    recipe = make_recipe("imagenet")
+    theirs = timm.optim.param_groups_weight_decay(model, recipe.weight_decay)
+    expected = {id(p): group["weight_decay"] for group in theirs for p in group["params"]}
+    optimizer = make_optimizer(model, recipe)
+    assert isinstance(optimizer, torch.optim.AdamW)
+    assert {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]} == expected
+    named = timm.create_model("test_vit")  # names parameters to be spared
+    optimizer = make_optimizer(named, dataclasses.replace(recipe, model="test_vit"))
+    assert named.pos_embed.ndim > 1
+    decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    assert decay[id(named.pos_embed)] == 0
+
+
+def test_imagenet_is_the_published_command():
+    recipe = make_recipe("imagenet")
+    published = dict(
+        model="dit_convnext_tiny", batch_size=64, global_batch=8 * 8 * 64, precision="fp16", weight_decay=0.08, lr=0.006,
+        schedule="cosine-by-epoch", epochs=300, warmup_epochs=20, opt="adamw", auto_augment="rand-m9-mstd0.5", mixup=0.8,
+        cutmix=1.0, reprob=0.25, drop_path=0.1, crop_pct=0.95, ema_decay=0.9998, label_smoothing=0.1, term_lr_scale=1,
+    )  # fmt: skip
+    assert {name: getattr(recipe, name) for name in published} == published
+    rates = {"dit_convnext_small": 0.4, "convnext_base": 0.5, "convnext_tiny": 0.1, "dit_convnext_atto": 0.1}
+    assert {model: make_recipe("imagenet", model).drop_path for model in rates} == rates
+    assert make_recipe("imagenet", "dit_convnext_base").model_arguments() == {"drop_path_rate": 0.5}
 
 
 def test_epochs_move_milestones_and_warmup_in_proportion():
@@ -95,6 +139,14 @@ def test_groups_come_from_types_not_names():
         ({"model": "dit_resnet21"}, "no model 'dit_resnet21'. Did you mean dit_resnet"),
         ({"mean": (0.1,)}, "--mean and --std"),
         ({"mean": (0.1,), "std": (0.0,)}, "--std must be above 0"),
+        ({"reprob": 1.5}, "--reprob is a probability, from 0 to 1; got 1.5"),
+        ({"ema_decay": 1.0}, "--ema-decay must be from 0 to below 1; got 1.0"),
+        ({"crop_pct": 0.0}, "--crop-pct must be above 0 and at most 1"),
+        ({"scale": (0.5, 0.1)}, "--scale takes two shares"),
+        ({"img_size": 0}, "--img-size must be above 0"),
+        ({"global_batch": 129}, "--global-batch must be a multiple of --batch-size; got 129 and 128"),
+        ({"warmup_lr": 1e-3}, "belong to --schedule cosine-by-epoch"),
+        ({"clip_grad": -1.0}, "--clip-grad must not be negative"),
         ({"model_kwargs": ("batch",)}, "name=value; got 'batch'"),
     ],
 )
@@ -118,4 +170,5 @@ def test_each_recipe_is_whole(name):
     recipe = make_recipe(name, "resnet20")
     recipe.check()
     assert recipe.model == "resnet20"
+    make_recipe(name).check()
     assert all(0 <= lr_factor(recipe, e / 3) <= 1 for e in range(3 * recipe.epochs))

@@ -107,7 +107,7 @@ def test_a_signal_saves_a_checkpoint_and_says_how_to_go_on(place, signum, status
     process = start(place, out)
     wait_until(lambda: epochs_recorded(folder) >= 2, process)
     process.send_signal(signum)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode == status
     assert "checkpoint saved; go on with --resume" in errors.splitlines()[-1]
     assert "Traceback" not in errors

@@ -44,7 +44,7 @@ def test_a_run_leaves_all_its_files(capsys):
     folder = train()
     names = {path.name.split(".out.")[0] for path in folder.path.iterdir()}
     assert names == {
-        "config.yaml", "env.json", "metrics.jsonl", "curves.png", "events", "last.pt", "previous.pt", "config.json",
+        ".lock", "config.yaml", "env.json", "metrics.jsonl", "curves.png", "events", "last.pt", "previous.pt", "config.json",
         "model.safetensors",
     }  # fmt: skip
     output = capsys.readouterr().out
@@ -311,3 +311,30 @@ def test_normalisation_of_grey_images_is_computed_for_a_recipe_of_colour_images(
     assert main(["train", "cifar10-warmup", "--data", "idx", "--epochs", "1", "--out", "run", "--batch-size", "16"]) == 0
     assert "normalising with the training images'" in capsys.readouterr().err
     assert len(load_model(Path("run")).mean) == 1
+
+
+def test_the_gradients_norm_is_limited_where_the_recipe_says_so():
+    one_step = ["--epochs", "1", "--batch-size", "256", "--lr", "1", "--momentum", "0", "--weight-decay", "0"]
+    still = train(*one_step, "--clip-grad", "1e-9", "--model", "resnet20", out="still")
+    moved = train(*one_step, "--model", "resnet20", out="moved")
+    start = timm_start()
+    for folder, largest in ((still, 1.1e-9), (moved, None)):
+        state = load_state(folder.last)["model"]
+        step = math.sqrt(sum(float((state[name] - p).square().sum()) for name, p in start.items()))
+        assert step <= largest if largest else step > 1e-3
+
+
+def timm_start():
+    """The weights that a run of seed 0 begins with."""
+    torch.manual_seed(0)
+    model = timm.create_model("resnet20", num_classes=3, in_chans=1)
+    return {name: p.detach().double() for name, p in model.named_parameters()}
+
+
+def test_a_run_from_before_a_setting_was_there_goes_on_with_its_default():
+    folder = train()
+    state = load_state(folder.last)
+    del state["recipe"]["clip_grad"]
+    torch.save(state, folder.last)
+    train("--resume")
+    train("--resume", "--clip-grad", "1", status=2)

@@ -13,7 +13,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from ditcnn.convert import remove_quadratic
 from ditcnn.layers import QuadraticForm
 
-__all__ = ["Cost", "cost_of", "terms_and_twin"]
+__all__ = ["IMAGENET_EPOCHS", "IMAGENET_IMAGES", "Cost", "cost_of", "terms_and_twin"]
+
+IMAGENET_EPOCHS, IMAGENET_IMAGES = 300, 1_281_167  # the paper's training run on ImageNet-1K
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,19 @@ class Cost:
     def step_mib(self) -> float:
         """Memory that a training step holds at the end of its forward pass, without the libraries' own buffers."""
         return self.weights_mib + self.gradients_mib + self.optimizer_mib + self.activations_mib
+
+    def training_images_per_s(self, tflops: float) -> float:
+        """Return how many images a second are trained on at ``tflops`` TFLOP/s, sustained, of all devices together.
+
+        images/s = TFLOP/s x 10^12 / (3 x 2 x MACs): a MAC is two operations, and the backward pass costs twice the forward
+        pass. MACs as executed. Reading images, communication and validation are left out, so that it is an upper bound
+        unless ``tflops`` was measured with them.
+        """
+        return tflops * 1e12 / (3 * 2 * self.macs_executed)
+
+    def imagenet_days(self, tflops: float) -> float:
+        """Return the days that the paper's run on ImageNet-1K takes at ``tflops``: 300 epochs of 1,281,167 images."""
+        return IMAGENET_EPOCHS * IMAGENET_IMAGES / self.training_images_per_s(tflops) / 86_400
 
 
 def cost_of(model: nn.Module, image_shape: tuple[int, int, int], batch_size: int) -> Cost:

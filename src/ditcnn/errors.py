@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["InputError", "RunFailed", "nearest", "reason"]
+__all__ = ["InputError", "RunFailed", "ToldElsewhere", "nearest", "reason"]
 
 
 class InputError(Exception):
@@ -12,6 +12,14 @@ class InputError(Exception):
 
 class RunFailed(Exception):
     """A run that started and could not go on, as when its loss is not finite. The command line exits with status 1."""
+
+
+class ToldElsewhere(Exception):
+    """Another process of the same job tells the ``error``; this one only ends with its exit status."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import nn
 
-from ditcnn.layers import QuadraticForm
+from ditcnn.layers import QuadraticForm, SlowConv2d
 
 __all__ = ["parameter_groups"]
 
@@ -13,7 +13,8 @@ def parameter_groups(model: nn.Module, lr: float, *, term_lr_scale: float = 1.0)
     """Return groups for an optimiser of torch or timm: the quadratic terms at their own rates, and the rest.
 
     A term's rate is ``lr`` times its ``rate`` times ``term_lr_scale``; the norm in front of a term goes with it, as in the
-    published code. Membership comes from module types, not from names.
+    published code. The slow parts of older quadratic layers have ``lr`` times their ``rate``. Membership comes from module
+    types, not from names.
 
     Args:
         model: A model with or without terms.
@@ -28,6 +29,8 @@ def parameter_groups(model: nn.Module, lr: float, *, term_lr_scale: float = 1.0)
     for module in model.modules():
         if isinstance(module, QuadraticForm):
             scales |= {id(p): module.rate * term_lr_scale for p in module.parameters()}
+        elif isinstance(module, SlowConv2d):
+            scales |= {id(p): module.rate for p in module.parameters()}
     groups: dict[float | None, list[nn.Parameter]] = {None: []}
     for p in model.parameters():
         groups.setdefault(scales.get(id(p)), []).append(p)

@@ -1,4 +1,4 @@
-"""Confidence intervals: of means over seeds, of paired differences, of proportions."""
+"""Confidence intervals: of means over seeds, and of paired differences."""
 
 import math
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-__all__ = ["Interval", "mean_interval", "paired_interval", "proportion_interval"]
+__all__ = ["Interval", "mean_interval", "paired_interval"]
 
 
 class Interval(NamedTuple):
@@ -47,13 +47,3 @@ def paired_interval(first: Sequence[float], second: Sequence[float], confidence:
     if len(first) != len(second):
         raise ValueError(f"pairs need as many values on both sides; got {len(first)} and {len(second)}.")
     return mean_interval([a - b for a, b in zip(first, second, strict=True)], confidence)
-
-
-def proportion_interval(hits: int, count: int, confidence: float = 0.95) -> Interval:
-    """Return the proportion ``hits / count`` and Wilson's interval; ``n`` is the count.
-
-    >>> proportion_interval(10, 10).low > 0.7
-    True
-    """
-    interval = stats.binomtest(hits, count).proportion_ci(confidence, method="wilson")
-    return Interval(hits / count, float(interval.low), float(interval.high), count)

@@ -4,10 +4,9 @@ import math
 from typing import NamedTuple
 
 import torch
-from scipy.stats import norm
 from torch import Tensor
 
-__all__ = ["Quadratic", "bayes_accuracy", "bayes_quadratic", "equal_covariance_accuracy", "excess_error", "log_density"]
+__all__ = ["Quadratic", "bayes_accuracy", "bayes_quadratic", "excess_error", "log_density"]
 
 
 class Quadratic(NamedTuple):
@@ -51,17 +50,6 @@ def bayes_quadratic(mean0: Tensor, cov0: Tensor, mean1: Tensor, cov1: Tensor) ->
         parts.append((inverse, inverse @ mean, mean @ inverse @ mean + 2 * factor.diagonal().log().sum()))
     (inverse0, w0, b0), (inverse1, w1, b1) = parts
     return Quadratic((inverse0 - inverse1) / 2, w1 - w0, (b0 - b1) / 2)
-
-
-def equal_covariance_accuracy(mean0: Tensor, mean1: Tensor, cov: Tensor) -> float:
-    r"""Return the Bayes accuracy of two classes with one covariance: :math:`\Phi(d/2)`, d their Mahalanobis distance.
-
-    >>> round(equal_covariance_accuracy(torch.zeros(2), torch.tensor([2.0, 0.0]), torch.eye(2)), 4)
-    0.8413
-    """
-    difference = (mean1 - mean0).double()
-    distance = math.sqrt(float(difference @ torch.linalg.solve(cov.double(), difference)))
-    return float(norm.cdf(distance / 2))
 
 
 def bayes_accuracy(log_odds: Tensor) -> tuple[float, float]:

@@ -6,25 +6,29 @@ from collections.abc import Callable, Sequence
 from ditcnn import __version__
 from ditcnn.cli.bench import bench_command
 from ditcnn.cli.convert import convert_command
+from ditcnn.cli.data import data_command
 from ditcnn.cli.evaluate import evaluate_command
 from ditcnn.cli.export import export_command
 from ditcnn.cli.info import info_command
 from ditcnn.cli.predict import predict_command
+from ditcnn.cli.report import report_command
 from ditcnn.cli.reproduce import reproduce_command
 from ditcnn.cli.train import train_command
-from ditcnn.errors import InputError, RunFailed, nearest, reason
+from ditcnn.errors import InputError, RunFailed, ToldElsewhere, nearest, reason
 from ditcnn.train import Stopped
 
 __all__ = ["main"]
 
 _COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {
+    "data": (data_command, "make class folders of ImageNet's archives"),
     "train": (train_command, "train a network by a recipe"),
-    "eval": (evaluate_command, "test a run's model on images with labels"),
-    "predict": (predict_command, "classify images with a run's model"),
+    "eval": (evaluate_command, "test a run's or any timm model on images with labels"),
+    "predict": (predict_command, "classify images with a run's or any timm model"),
     "info": (info_command, "what a model costs, against its plain twin"),
     "convert": (convert_command, "make a model of a published or a plain network's checkpoint"),
     "bench": (bench_command, "measure the form and the networks on this machine"),
     "reproduce": (reproduce_command, "run an experiment of the paper: numbers, figures, table"),
+    "report": (report_command, "write a page about runs side by side"),
     "export": (export_command, "write a model as ONNX, torch.export or safetensors"),
 }
 
@@ -38,16 +42,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         _run(argv)
         return 0
-    except InputError as error:
-        return _report(str(error), 2)
-    except RunFailed as error:
-        return _report(str(error), 1)
-    except Stopped as stop:
-        return _report(f"stopped by {stop}, {stop.advice}.", 128 + stop.signum)
-    except KeyboardInterrupt:
-        return _report("interrupted.", 130)
-    except OSError as error:  # a full disk, a file without permission
-        return _report(f"{reason(error)}.", 2)
+    except ToldElsewhere as told:
+        return _outcome(told.error)[1]
+    except (InputError, RunFailed, Stopped, KeyboardInterrupt, OSError) as error:
+        message, status = _outcome(error)
+        print(f"ditcnn: {message}", file=sys.stderr)
+        return status
+
+
+def _outcome(error: BaseException) -> tuple[str, int]:
+    """Return what to say of an error, and the exit status."""
+    if isinstance(error, Stopped):
+        return f"stopped by {error}, {error.advice}.", 128 + error.signum
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted.", 130
+    if isinstance(error, OSError):  # a full disk, a file without permission
+        return f"{reason(error)}.", 2
+    return str(error), 2 if isinstance(error, InputError) else 1
 
 
 def _run(argv: list[str]) -> None:
@@ -74,8 +85,3 @@ def _usage() -> str:
             "ditcnn COMMAND --help lists a command's flags; ditcnn --version prints the version.",
         ]
     )
-
-
-def _report(message: str, status: int) -> int:
-    print(f"ditcnn: {message}", file=sys.stderr)
-    return status

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import tyro
@@ -12,7 +12,7 @@ from rich.table import Table
 
 from ditcnn.cli.models import fresh_model, input_shape
 from ditcnn.cli.parsing import parse
-from ditcnn.cost import Cost, cost_of, terms_and_twin
+from ditcnn.cost import IMAGENET_EPOCHS, IMAGENET_IMAGES, Cost, cost_of, terms_and_twin
 from ditcnn.errors import InputError
 
 __all__ = ["info_command"]
@@ -28,6 +28,9 @@ class InfoFlags:
     """Height and width of the images. Default: the model's own."""
     batch_size: int = 64
     """Images in a training step."""
+    tflops: float | None = None
+    """TFLOP/s that all devices sustain together: adds the images a second in training that they allow, and the days of
+    the paper's 300 epochs of ImageNet-1K."""
     model_kwargs: tuple[str, ...] = ()
     """Arguments of the model as name=value."""
     json: bool = False
@@ -40,6 +43,8 @@ def info_command(argv: list[str]) -> None:
     for name in ("image_size", "batch_size"):
         if getattr(flags, name) is not None and getattr(flags, name) < 1:
             raise InputError(f"--{name.replace('_', '-')} must be above 0; got {getattr(flags, name)}.")
+    if flags.tflops is not None and not 0 < flags.tflops < float("inf"):
+        raise InputError(f"--tflops must be above 0 and finite; got {flags.tflops}.")
     shape = input_shape(flags.model, flags.model_kwargs, flags.image_size)
     with torch.device("meta"):
         model = fresh_model(flags.model, flags.model_kwargs, shape)
@@ -50,9 +55,22 @@ def info_command(argv: list[str]) -> None:
         raise InputError(f"{flags.model} cannot train on {flags.batch_size} images of {shape}: {error}") from None
     if flags.json:
         values = {"model": flags.model, "image_shape": shape, "terms": terms}
-        print(json.dumps(values | dataclasses.asdict(cost) | {"plain_twin": dataclasses.asdict(plain)}))
+        print(json.dumps(values | _values(cost, flags.tflops) | {"plain_twin": _values(plain, flags.tflops)}))
     else:
         _print(flags, shape, terms, cost, plain)
+
+
+def _values(cost: Cost, tflops: float | None) -> dict[str, Any]:
+    values = dataclasses.asdict(cost)
+    if tflops is not None:
+        values["training"] = {
+            "tflops": tflops,
+            "images_per_s": cost.training_images_per_s(tflops),
+            "epochs": IMAGENET_EPOCHS,
+            "images": IMAGENET_IMAGES,
+            "days": cost.imagenet_days(tflops),
+        }
+    return values
 
 
 def _print(flags: InfoFlags, shape: tuple[int, int, int], terms: int, cost: Cost, plain: Cost) -> None:
@@ -74,6 +92,11 @@ def _print(flags: InfoFlags, shape: tuple[int, int, int], terms: int, cost: Cost
         whole, twin = getattr(cost, name), getattr(plain, name)
         share = 100 * (whole - twin) / whole if whole else 0.0
         table.add_row(label, _amount(whole, unit), _amount(twin, unit), f"{share:.1f}%")
+    if flags.tflops is not None:
+        rates = [c.training_images_per_s(flags.tflops) for c in (cost, plain)]
+        table.add_row(f"images a second in training, at {flags.tflops:g} TFLOP/s", *(f"{rate:,.1f}" for rate in rates))
+        days = [c.imagenet_days(flags.tflops) for c in (cost, plain)]
+        table.add_row(f"days for {IMAGENET_EPOCHS} epochs of {IMAGENET_IMAGES:,} images", *(f"{d:,.2f}" for d in days))
     Console(width=110, markup=False, highlight=False).print(table)
 
 

@@ -11,7 +11,7 @@ from ditcnn.errors import InputError, nearest
 from ditcnn.recipes import parse_arguments
 from ditcnn.train import build_model, load_model
 
-__all__ = ["fresh_model", "input_shape", "load_weights"]
+__all__ = ["check_name", "fresh_model", "input_shape", "load_weights"]
 
 
 def input_shape(name: str, model_kwargs: tuple[str, ...] = (), image_size: int | None = None) -> tuple[int, int, int]:
@@ -24,7 +24,7 @@ def input_shape(name: str, model_kwargs: tuple[str, ...] = (), image_size: int |
     if Path(name).is_dir():
         channels, height, width = _config(Path(name))["pretrained_cfg"].get("input_size", (3, 224, 224))
     else:
-        _check_name(name)
+        check_name(name)
         cfg = _registry_cfg(name, arguments)
         channels, height, width = (3, 224, 224) if cfg is None else cfg.input_size
     channels = arguments.get("in_chans", channels)
@@ -47,7 +47,7 @@ def fresh_model(name: str, model_kwargs: tuple[str, ...], image_shape: tuple[int
         config = _config(Path(name))
         own = {key: value for key, value in config.get("model_args", {}).items() if key not in ("num_classes", "in_chans")}
         return build_model(config["architecture"], image_shape, config["num_classes"], **(own | arguments))
-    _check_name(name)
+    check_name(name)
     cfg = _registry_cfg(name, arguments)
     classes = arguments.pop("num_classes", 1000 if cfg is None else cfg.num_classes)
     return build_model(name, image_shape, classes, **arguments)
@@ -78,7 +78,8 @@ def load_weights(name: str, model_kwargs: tuple[str, ...]) -> tuple[nn.Module, t
     return model.eval(), shape, True
 
 
-def _check_name(name: str) -> None:
+def check_name(name: str) -> None:
+    """Raise `InputError` unless timm's registry has a name."""
     if not timm.is_model(name):
         hint = nearest(name, timm.list_models())
         raise InputError(f"{name}: no such folder, and no model of timm's registry.{hint}")

@@ -15,13 +15,15 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
-from torchvision.transforms.v2.functional import pil_to_tensor
 
+from ditcnn.cli.named import NamedModel, open_named
 from ditcnn.cli.parsing import parse
 from ditcnn.data import decode_image
 from ditcnn.data.batches import normalise
+from ditcnn.data.class_names import describe
+from ditcnn.data.stream.tars import Member, images_in, read_member
 from ditcnn.errors import InputError
-from ditcnn.train import TrainedModel, choose_device, load_model
+from ditcnn.train import choose_device
 
 __all__ = ["predict_command"]
 
@@ -30,16 +32,18 @@ BATCH = 64
 
 @dataclass(frozen=True)
 class PredictFlags:
-    """Classify images with a run's model. Images are resized to what it was trained on."""
+    """Classify images. They are resized, cropped and normalised as the model wants; an EXIF rotation is applied."""
 
-    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """Folder of a run."""
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL_OR_RUN")]
+    """Folder of a run, or of a model that timm has saved; a name of timm's registry; hf-hub:NAME."""
     inputs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="INPUT ...")]
-    """Image files, or folders of them."""
+    """Image files, or folders or tars of them."""
     topk: int = 1
     """How many classes to name for each image."""
     format: Literal["table", "csv", "json"] = "table"
     """Form of the output."""
+    pretrained: bool = True
+    """Load the weights that belong to a name of timm's."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to compute."""
 
@@ -52,49 +56,59 @@ def predict_command(argv: list[str]) -> None:
     if not flags.inputs:
         raise InputError("name at least one image file or folder.")
     device = choose_device(flags.device)
-    trained = load_model(flags.run)
-    paths = [path for given in flags.inputs for path in _images(given)]
-    rows = _predict(trained, paths, min(flags.topk, len(trained.classes)), device)
+    named = open_named(flags.model, pretrained=flags.pretrained)
+    if named.outputs < 1:
+        raise InputError(f"{flags.model} has no classes.")
+    images = [image for given in flags.inputs for image in _images(given)]
+    rows = _predict(named, images, min(flags.topk, named.outputs), device)
     {"table": _print_table, "csv": _print_csv, "json": _print_json}[flags.format](rows)
 
 
-def _images(path: Path) -> list[Path]:
+def _images(path: Path) -> list[Path | Member]:
     if path.is_file():
-        return [path]
+        return list(images_in([path])) if path.suffix.lower() == ".tar" else [path]
     if not path.is_dir():
         raise InputError(f"{path}: no such file or folder.")
     found = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMG_EXTENSIONS and p.is_file())
     if not found:
         raise InputError(f"{path} holds no images.")
-    return found
+    return list(found)
 
 
 @torch.no_grad()
-def _predict(trained: TrainedModel, paths: list[Path], topk: int, device: torch.device) -> list[dict[str, Any]]:
+def _predict(named: NamedModel, images: list[Path | Member], topk: int, device: torch.device) -> list[dict[str, Any]]:
     """Return a row for each image: its path and its ``topk`` classes, the likeliest first."""
-    model = trained.model.to(device)
+    model = named.model.to(device)
     rows = []
-    for start in range(0, len(paths), BATCH):
-        batch = paths[start : start + BATCH]
-        images = torch.stack([_load(path, trained.image_shape) for path in batch])
-        probabilities = model(normalise(images.to(device), trained.mean, trained.std)).float().softmax(1).cpu()
-        for path, values, labels in zip(batch, *probabilities.topk(topk), strict=True):
+    for start in range(0, len(images), BATCH):
+        batch = images[start : start + BATCH]
+        pixels = torch.stack([_load(image, named) for image in batch])
+        probabilities = model(normalise(pixels.to(device), named.mean, named.std)).float().softmax(1).cpu()
+        for image, values, outputs in zip(batch, *probabilities.topk(topk), strict=True):
             top = [
-                {"class": trained.classes[label], "probability": round(value, 6)}
-                for value, label in zip(values.tolist(), labels.tolist(), strict=True)
+                _name(named, output) | {"probability": round(value, 6)}
+                for value, output in zip(values.tolist(), outputs.tolist(), strict=True)
             ]
-            rows.append({"path": str(path), "top": top})
+            rows.append({"path": _place(image), "top": top})
     return rows
 
 
-def _load(path: Path, image_shape: tuple[int, int, int]) -> Tensor:
-    """Return an image as uint8 ``[C, H, W]`` of the shape that the model was trained on."""
-    channels, height, width = image_shape
-    image = Image.fromarray(decode_image(path.read_bytes(), str(path))).convert("L" if channels == 1 else "RGB")
-    if image.size != (width, height):
-        image = image.resize((width, height), Image.Resampling.BICUBIC)
-    pixels: Tensor = pil_to_tensor(image)
-    return pixels
+def _name(named: NamedModel, output: int) -> dict[str, str]:
+    """Return the class of an output in words, and its WordNet id where it has one."""
+    name = named.classes[output] if named.classes else str(output)
+    words = describe(name)
+    return {"class": words} if words == name else {"class": words, "wnid": name}
+
+
+def _place(image: Path | Member) -> str:
+    return f"{image.archive}:{image.name}" if isinstance(image, Member) else str(image)
+
+
+def _load(image: Path | Member, named: NamedModel) -> Tensor:
+    """Return an image as uint8 ``[C, H, W]``, resized and cropped as the model wants."""
+    content = read_member(image) if isinstance(image, Member) else image.read_bytes()
+    pixels = Image.fromarray(decode_image(content, _place(image)))
+    return named.transform(pixels.convert("L" if named.channels == 1 else "RGB"))
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:

@@ -17,8 +17,9 @@ __all__ = ["reproduce_command"]
 class ReproduceFlags:
     """Run an experiment: its numbers, figures and table go into a folder.
 
-    full is the paper's own setting; quick the strongest that two cores finish in about 20 minutes, its text says what is
-    shortened; smoke takes seconds, on data that it makes. Interrupted, the same command goes on where it stopped.
+    full is the paper's own setting; quick is shortened for two cores: to about 20 minutes, for networks trained on CIFAR to
+    hours; smoke takes at most minutes, on data that it makes. --list says what is shortened, and how long it took.
+    Interrupted, the same command goes on where it stopped.
     """
 
     name: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")] = None
@@ -53,7 +54,7 @@ def reproduce_command(argv: list[str]) -> None:
 
 
 def _list() -> str:
-    lines = ["Times were measured on two cores; --budget takes smoke, quick (default) or full."]
+    lines = ["--budget takes smoke, quick (default) or full. Times are measured; core-min, core-s: work for one core."]
     for experiment in EXPERIMENTS.values():
         lines += ["", f"{experiment.name}  {experiment.shows}"]
         if experiment.needs:

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from ditcnn.errors import nearest
-from ditcnn.layers import Norm, QuadraticForm2d, TermBeside, beside
+from ditcnn.layers import Norm, PixelwiseForm2d, QuadraticForm2d, TermBeside, beside, beside_pixelwise
 
 __all__ = ["Where", "add_quadratic", "quadratic_terms", "remove_quadratic"]
 
@@ -25,7 +25,13 @@ class Host(Protocol):
 
 
 def add_quadratic(
-    model: Model, where: Where, *, rank: int | None = None, norm: Norm | None = None, rate: float = 1.0
+    model: Model,
+    where: Where,
+    *,
+    rank: int | None = None,
+    norm: Norm | None = None,
+    rate: float = 1.0,
+    pixelwise: bool = False,
 ) -> Model:
     """Put the quadratic term of its input beside each named convolution, in place.
 
@@ -41,6 +47,8 @@ def add_quadratic(
         rank: R for the low-rank form V(Ux)^2, for wide layers; None for whole matrices, O C^2 parameters.
         norm: Norm in front of the term, as in `ditcnn.QuadraticForm2d`: ``"instance"``, ``"batch"`` or None.
         rate: Learning rate of the term as a multiple of the model's, for `ditcnn.parameter_groups`.
+        pixelwise: Products of the pixels under the kernel's window, channel by channel, in place of products of the channels
+            at a position; beside depthwise convolutions, without rank and norm. See `ditcnn.layers.PixelwiseForm2d`.
 
     Returns:
         The model itself.
@@ -59,8 +67,14 @@ def add_quadratic(
         _check_place(name, conv)
     if norm == "spatial":
         raise ValueError("norm='spatial' has parameters for one size of map; here use 'instance', 'batch' or None.")
-    for conv in chosen.values():
-        beside(conv, rank=rank, norm=norm, rate=rate)
+    if pixelwise:
+        if rank is not None or norm not in (None, "none"):
+            raise ValueError(f"the pixel-wise term has no rank and no norm; got rank={rank} and norm={norm!r}.")
+        for conv in chosen.values():
+            beside_pixelwise(conv, rate=rate)
+    else:
+        for conv in chosen.values():
+            beside(conv, rank=rank, norm=norm, rate=rate)
     return model
 
 
@@ -85,10 +99,10 @@ def remove_quadratic(model: Model) -> Model:
     return model
 
 
-def quadratic_terms(model: nn.Module) -> Iterator[tuple[str, QuadraticForm2d]]:
+def quadratic_terms(model: nn.Module) -> Iterator[tuple[str, QuadraticForm2d | PixelwiseForm2d]]:
     """Yield (name, module) of each quadratic term, as ``model.named_modules()`` does."""
     for name, module in model.named_modules():
-        if isinstance(module, QuadraticForm2d):
+        if isinstance(module, QuadraticForm2d | PixelwiseForm2d):
             yield name, module
 
 

@@ -1,15 +1,15 @@
 """Images in class folders: ``train/<class>/*`` and ``test/<class>/*`` (or ``val``), below a folder or in an archive."""
 
-import io
 import re
 from collections import defaultdict
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from ditcnn.data.decoding import decode
 from ditcnn.data.files import Files, only_parent
 from ditcnn.data.images import ImageData, ImageSet
 from ditcnn.errors import InputError
@@ -59,14 +59,12 @@ def decode_image(content: bytes, where: str) -> NDArray[np.uint8]:
     Raises:
         InputError: The bytes are no readable image, or one of more than 8 bits; the message names ``where``.
     """
-    try:
-        image = ImageOps.exif_transpose(Image.open(io.BytesIO(content)))
-        if image.mode in ("I", "I;16", "F"):
-            raise InputError(f"{where} has more than 8 bits a channel ({image.mode}); convert it to 8 bits first.")
-        return np.asarray(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"))
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = "unknown format" if isinstance(error, UnidentifiedImageError) else error
-        raise InputError(f"{where} is not a readable image: {reason}.") from None
+    return np.asarray(decode(content, where, _upright))
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    image = ImageOps.exif_transpose(image)
+    return image.convert("L" if image.mode in ("1", "L", "LA") else "RGB")
 
 
 def _images_by_part(files: Files) -> dict[str, dict[str, list[str]]]:

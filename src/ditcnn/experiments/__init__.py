@@ -3,13 +3,18 @@
 from typing import Any
 
 from ditcnn.errors import InputError, nearest
+from ditcnn.experiments.comparison import COMPARISON
 from ditcnn.experiments.correlations import CORRELATIONS
 from ditcnn.experiments.experiment import BUDGETS, Budget, BudgetName, Experiment, Plan
 from ditcnn.experiments.fig1 import FIG1
 from ditcnn.experiments.fig2 import FIG2
 from ditcnn.experiments.fig3 import FIG3
 from ditcnn.experiments.fig6 import FIG6
+from ditcnn.experiments.placement import FIG5, TABLE5
 from ditcnn.experiments.runner import duration, reproduce
+from ditcnn.experiments.table2 import TABLE2
+from ditcnn.experiments.table3 import TABLE3
+from ditcnn.experiments.table4 import TABLE4
 
 __all__ = [
     "BUDGETS",
@@ -23,7 +28,9 @@ __all__ = [
     "reproduce",
 ]
 
-_ALL: tuple[Experiment[Any], ...] = (FIG1, FIG2, FIG3, FIG6, CORRELATIONS)
+_ALL: tuple[Experiment[Any], ...] = (
+    FIG1, FIG2, FIG3, FIG6, CORRELATIONS, COMPARISON, TABLE2, TABLE3, TABLE4, TABLE5, FIG5,
+)  # fmt: skip
 
 EXPERIMENTS: dict[str, Experiment[Any]] = {experiment.name: experiment for experiment in _ALL}
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, get_args
 
 import torch
@@ -11,12 +12,11 @@ from torch import Tensor, nn
 
 from ditcnn.analysis.moments import second_moments
 from ditcnn.convert import add_quadratic
-from ditcnn.models import CifarResNet, DitResNet
-from ditcnn.models.cifar_resnet import WIDTHS
+from ditcnn.models import CifarResNet, DitResNet, widths_of_equal_cost
 from ditcnn.recipes import Recipe
 from ditcnn.train.optim import lr_factor, make_optimizer, set_lr
 
-__all__ = ["NETS", "RULES", "Labelled", "Schedule", "build_net", "equal_widths", "fit_moments", "train_net"]
+__all__ = ["NETS", "RULES", "Labelled", "Schedule", "build_net", "fit_moments", "train_net"]
 
 Net = Literal["dit", "plain", "wide", "stem"]
 NETS: tuple[Net, ...] = get_args(Net)
@@ -62,18 +62,22 @@ def build_net(name: Net, depth: int, size: int, classes: int) -> nn.Module:
     """
     if name == "dit":
         return DitResNet(depth, classes, img_size=size)
-    model = CifarResNet(depth, classes, widths=equal_widths(depth, size, classes) if name == "wide" else WIDTHS)
+    if name == "wide":
+        return _wide(depth, size, classes)
+    model = CifarResNet(depth, classes)
     if name == "stem":
         add_quadratic(model, ["conv1"])
     return model
 
 
-def equal_widths(depth: int, size: int, classes: int) -> tuple[int, int, int]:
-    """Return widths w, 2w, 4w with which the plain net's parameters come nearest in number to the Dit-ResNet's."""
-    with torch.device("meta"):
-        wanted = _parameters(DitResNet(depth, classes, img_size=size))
-        choices = [(w, 2 * w, 4 * w) for w in range(WIDTHS[0], 2 * WIDTHS[0])]
-        return min(choices, key=lambda widths: abs(_parameters(CifarResNet(depth, classes, widths=widths)) - wanted))
+def _wide(depth: int, size: int, classes: int) -> nn.Module:
+    """Return the plain net of widths w, 2w, 4w whose parameters come nearest in number to the Dit-ResNet's."""
+
+    def plain(widths: tuple[int, int, int]) -> nn.Module:
+        return CifarResNet(depth, classes, widths=widths)
+
+    rival = partial(DitResNet, depth, classes, img_size=size)
+    return plain(widths_of_equal_cost(rival, "parameters", plain=plain, image_shape=(3, size, size), step=4))
 
 
 def _parameters(model: nn.Module) -> int:

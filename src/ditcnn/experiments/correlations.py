@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ditcnn.analysis.intervals import mean_interval, paired_interval
+from ditcnn.analysis.intervals import Interval, mean_interval, paired_interval
 from ditcnn.analysis.sample_ratio import sample_ratio
 from ditcnn.analysis.stationary import bayes_accuracy, sample_images
 from ditcnn.experiments.colour_fields import CLASSES, FAMILIES, cross_spectra
@@ -158,7 +158,8 @@ def _ratio(runs: Sequence[Row], *, family: str, method: str, strength: float) ->
     interval = None
     if len(logs) == len(ratios):  # to leave out seeds without a ratio would choose among them
         mean, low, high, count = mean_interval(logs)
-        interval = [math.exp(mean), *[None if end is None else math.exp(end) for end in (low, high)], count]
+        ends = [None if end is None else math.exp(end) for end in (low, high)]
+        interval = Interval(math.exp(mean), ends[0], ends[1], count)
     return {"family": family, "method": method, "each": ratios, "ratio": interval}
 
 
@@ -188,7 +189,7 @@ def _accuracy_table(summary: Summary, family: str) -> str:
     chosen = [a for a in summary["accuracy"] if a["family"] == family]
     for strength, samples in sorted({(a["strength"], a["samples"]) for a in chosen}):
         here = {a["method"]: a for a in chosen if (a["strength"], a["samples"]) == (strength, samples)}
-        texts = [interval_text(*here[name]["accuracy"][:3]) if name in here else "-" for name in METHODS]
+        texts = [interval_text(here[name]["accuracy"]) if name in here else "-" for name in METHODS]
         rows.append([strength, samples, *texts, f"{optimum[strength]:.1f}"])
     return markdown_table(["strength", "samples", *METHODS.values(), "Bayes"], rows)
 
@@ -198,7 +199,7 @@ def _difference_table(summary: Summary, family: str) -> str:
     chosen = sorted(
         (d for d in summary["differences"] if d["family"] == family), key=lambda d: (d["strength"], d["samples"])
     )
-    rows = [[d["strength"], d["samples"], *[interval_text(*d[name][:3]) for name in names]] for d in chosen]
+    rows = [[d["strength"], d["samples"], *[interval_text(d[name]) for name in names]] for d in chosen]
     head = [f"{METHODS[first]} less {METHODS[second]}" for first, second in PAIRS]
     return markdown_table(["strength", "samples", *head], rows)
 
@@ -207,8 +208,7 @@ def _ratio_table(summary: Summary) -> str:
     others = [name for name in METHODS if name != "plain"]
     texts = {}
     for found in summary["ratios"]:
-        mean, low, high, _ = found["ratio"] or (None, None, None, None)
-        texts[found["family"], found["method"]] = "-" if mean is None else interval_text(mean, low, high, 2)
+        texts[found["family"], found["method"]] = interval_text(found["ratio"], 2)
     rows = [[family, *[texts[family, name] for name in others]] for family in FAMILIES]
     return markdown_table(["family", *[METHODS[name] for name in others]], rows)
 

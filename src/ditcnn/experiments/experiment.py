@@ -31,7 +31,8 @@ class Budget(Generic[Settings]):
         settings: A frozen dataclass of the experiment's own.
         seeds: Runs of each setting, unless the user names another number.
         about: What it is in one line; for a shortened one, what was shortened.
-        measured: Time that it took on two cores, e.g. ``"14 min"``, or None where it has not run whole.
+        measured: Time that it took on two cores, e.g. ``"14 min"``, or ``"19 core-min"`` where the machine had other work;
+            None where it has not run whole.
     """
 
     settings: Settings

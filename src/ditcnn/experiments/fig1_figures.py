@@ -35,7 +35,7 @@ def _boundaries(results: list[dict[str, Any]]) -> "Figure":
 
     sizes = sorted({r["size"] for r in results})
     families = list(dict.fromkeys(r["covariances"] for r in results))
-    figure = Figure(figsize=(7, 1.85 * len(families) + 0.6))
+    figure = Figure(figsize=(7, 2.05 * len(families) + 0.6))
     panels = figure.subplots(len(families), len(sizes), sharex=True, sharey=True, squeeze=False)
     for result in results:
         axes = panels[families.index(result["covariances"]), sizes.index(result["size"])]
@@ -44,6 +44,9 @@ def _boundaries(results: list[dict[str, Any]]) -> "Figure":
         row[0].set_ylabel(f"{family} covariances\n$x_2$ [standard deviations]")
     for axes in panels[-1]:
         axes.set_xlabel("$x_1$ [standard deviations]" if len(sizes) < 4 else "$x_1$ [std. dev.]")
+    runs = results[0]["bayes"][3]
+    what = ", ".join(METHODS.values())
+    figure.supxlabel(f"gaps: points below Bayes accuracy of {what}; means of {runs} runs, the first is drawn", fontsize=8)
     handles = [Line2D([], [], color="black", linewidth=2.4, alpha=0.5, label="Bayes, closed form")]
     handles += [Line2D([], [], **_plain(i), label=name) for i, name in enumerate(METHODS.values())]
     handles += [
@@ -72,8 +75,9 @@ def _boundary_panel(axes: "Axes", result: dict[str, Any]) -> None:
     for function, style in functions:
         values = function(grid).reshape(201, 201).T
         axes.contour(line.numpy(), line.numpy(), values.numpy(), levels=[0.0], zorder=3, **style)
-    gaps = "  ".join(f"{result['gap'][name][0]:.1f}" for name in METHODS)
-    axes.set(title=f"n = {result['size']}\ngaps {gaps}", xlim=(-_LIMIT, _LIMIT), ylim=(-_LIMIT, _LIMIT), aspect="equal")
+    gaps = ", ".join(f"{result['gap'][name][0]:.1f}" for name in METHODS)
+    axes.set_title(f"{result['size']:,} training points\ngaps {gaps}", fontsize=8)
+    axes.set(xlim=(-_LIMIT, _LIMIT), ylim=(-_LIMIT, _LIMIT), aspect="equal")
     axes.grid(False)
 
 
@@ -103,8 +107,8 @@ def _gaps(results: list[dict[str, Any]]) -> "Figure":
                 axes.set_axis_off()
                 continue
             for index, name in enumerate(METHODS):
-                _curve(axes, chosen, lambda r, name=name: r["gap"][name], index, METHODS[name])  # type: ignore[misc]
-            axes.set(title=f"{family}, {dims} dimensions", xscale="log", yscale="log")
+                _curve(axes, chosen, "gap", name, index, METHODS[name])
+            axes.set(title=f"{family}, {dims}-D", xscale="log", yscale="log", ylim=(5e-3, 60))
             _size_ticks(axes, results)
             if axes in panels[-1] or family == families[-1]:
                 axes.set_xlabel("training points")
@@ -124,11 +128,11 @@ def _nearness(results: list[dict[str, Any]]) -> "Figure":
             axes = panels[2 * column + half]
             for index, dims in enumerate(sorted({r["dims"] for r in chosen})):
                 curve = [r for r in chosen if r["dims"] == dims]
-                _curve(axes, curve, lambda r, m=measure, n=method: r[m][n], index, f"{dims}")  # type: ignore[misc]
+                _curve(axes, curve, measure, method, index, f"{dims}")
             axes.set(title=METHODS[method], xscale="log", xlabel="training points", ylabel=f"A: {label}")
             _size_ticks(axes, results)
             if measure == "distance":
-                axes.set_yscale("log")
+                axes.set(yscale="log", ylim=(0.02, 20))
             else:
                 axes.set_ylim(-0.05, 1.05)
     handles = panels[0].get_legend_handles_labels()
@@ -136,16 +140,13 @@ def _nearness(results: list[dict[str, Any]]) -> "Figure":
     return figure
 
 
-def _curve(
-    axes: "Axes", results: list[dict[str, Any]], value: Callable[[dict[str, Any]], Any], index: int, label: str
-) -> None:
-    """Plot means over sample size, with their intervals as a band."""
-    points = [(r["size"], value(r)) for r in results if value(r) is not None]
-    sizes = [size for size, _ in points]
-    axes.plot(sizes, [interval[0] for _, interval in points], **line_style(index), label=label)
-    if all(interval[1] is not None for _, interval in points):
-        low = [max(interval[1], 1e-3) for _, interval in points]  # a logarithmic axis has no zero
-        axes.fill_between(sizes, low, [interval[2] for _, interval in points], color=COLOURS[index], alpha=0.15, linewidth=0)
+def _curve(axes: "Axes", results: list[dict[str, Any]], measure: str, method: str, index: int, label: str) -> None:
+    """Plot means over sample size, with a band from the least to the largest over seeds."""
+    known = [r for r in results if r[measure][method] is not None]
+    sizes = [r["size"] for r in known]
+    axes.plot(sizes, [r[measure][method][0] for r in known], **line_style(index), label=label)
+    low, high = ([r["bounds"][measure][method][end] for r in known] for end in (0, 1))
+    axes.fill_between(sizes, low, high, color=COLOURS[index], alpha=0.15, linewidth=0)
 
 
 def _size_ticks(axes: "Axes", results: list[dict[str, Any]]) -> None:

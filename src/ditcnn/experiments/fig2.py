@@ -125,10 +125,10 @@ def table(summary: Summary) -> str:
         accuracies.append(
             [
                 *start,
-                *(f"{interval_text(*r['accuracy'][m][:3])} ({bounds[m][0]:.1f} to {bounds[m][1]:.1f})" for m in METHODS),
+                *(f"{interval_text(r['accuracy'][m])} ({bounds[m][0]:.1f} to {bounds[m][1]:.1f})" for m in METHODS),
             ]
         )
-        differences.append([*start, *(interval_text(*r["neuron_less"][m][:3]) for m in METHODS if m != "neuron")])
+        differences.append([*start, *(interval_text(r["neuron_less"][m]) for m in METHODS if m != "neuron")])
     less = [f"less {title}" for method, title in METHODS.items() if method != "neuron"]
     return "\n\n".join(
         [

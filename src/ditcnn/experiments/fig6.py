@@ -11,16 +11,18 @@ import torch
 from ditcnn.analysis.alignment import class_moments
 from ditcnn.analysis.figures import line_style
 from ditcnn.analysis.intervals import mean_interval
-from ditcnn.data import ImageData, open_data
+from ditcnn.data import ImageData, ImageSet, open_data
 from ditcnn.experiments.context import Context
 from ditcnn.experiments.experiment import Budget, Cell, Experiment, Numbers, Plan, Row, Summary
 from ditcnn.experiments.few_shot import make_network, train_network, vectors
 from ditcnn.experiments.fig2 import made_digits
-from ditcnn.experiments.fig6_measures import channel_numbers, pixel_numbers, term_input_covariance, train_run
+from ditcnn.experiments.fig6_measures import channel_numbers, pixel_numbers
 from ditcnn.experiments.record import interval_text, markdown_table
+from ditcnn.experiments.removal import term_moments
+from ditcnn.experiments.training import train_run
 from ditcnn.layers import QuadraticLinear
 from ditcnn.recipes import Recipe, make_recipe
-from ditcnn.train import RunFolder
+from ditcnn.train import RunFolder, TrainedModel
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -70,9 +72,14 @@ def run(cell: Cell, context: Context) -> Numbers:
     if cell["part"] == "pixels":
         return _run_pixels(cell, context)
     data = open_data(None, "digits") if cell["set"] == "digits" else context.images(cell["set"])
-    model, recipe, result = train_run(_recipe(cell), data, RunFolder(context.folder(cell)), context.progress)
-    covariance, forms = term_input_covariance(model, data, recipe, cell["images"])
-    return {"test_top1": result["test_top1"]} | channel_numbers(covariance, forms)
+    folder = RunFolder(context.folder(cell))
+    trainer = train_run(_recipe(cell), data, folder, context.progress, name=cell["recipe"], device="cpu")
+    # The last epoch's network, which need not be the one that was chosen and saved.
+    mean, std = trainer.recipe.mean, trainer.recipe.std
+    last = TrainedModel(trainer.model.eval(), data.classes, data.image_shape, mean, std)
+    seen = ImageSet(data.train.images[: cell["images"]], data.train.labels[: cell["images"]])
+    ((_, (term, moments)),) = term_moments(last, seen).items()
+    return {"test_top1": trainer.result["test_top1"]} | channel_numbers(moments.covariance, term.matrices().detach())
 
 
 def _recipe(cell: Cell) -> Recipe:
@@ -163,9 +170,9 @@ def table(summary: Summary) -> str:
         [
             p["set"],
             LABELS[p["labels"]],
-            _text(p["test_top1"]),
-            _text(p["lead"], 3),
-            _text(p["lead_other"], 3),
+            interval_text(p["test_top1"]),
+            interval_text(p["lead"], 3),
+            interval_text(p["lead_other"], 3),
             f"{p['chance']:.3f}",
             f"{p['chance_95']:.3f}",
             p["position_median"],
@@ -188,17 +195,13 @@ def table(summary: Summary) -> str:
     ]
     if (c := summary["channels"]) is not None:
         parts += [
-            f"Dit-ResNet-20 on {c['set']}, {c['epochs']} epochs, test accuracy {_text(c['test_top1'])}%: the "
+            f"Dit-ResNet-20 on {c['set']}, {c['epochs']} epochs, test accuracy {interval_text(c['test_top1'])}%: the "
             "leading eigenvector of the channels' covariance at the term's input has a cosine of "
-            f"{_text(c['lead'], 3)} with the most similar eigenvector of A, mean over outputs (chance "
+            f"{interval_text(c['lead'], 3)} with the most similar eigenvector of A, mean over outputs (chance "
             f"{c['chance']:.3f}, its 95% point {c['chance_95']:.3f}). Along the first eigenvector of A the channels have "
-            f"{_text(c['variance_first'], 2)} times the mean variance (a random direction: 1).",
+            f"{interval_text(c['variance_first'], 2)} times the mean variance (a random direction: 1).",
         ]
     return "\n\n".join(parts)
-
-
-def _text(interval: Any, digits: int = 1) -> str:
-    return interval_text(interval[0], interval[1], interval[2], digits)
 
 
 def draw(summary: Summary) -> "Mapping[str, Figure]":
@@ -270,7 +273,7 @@ def _ranks(axes: "Axes", curves: dict[str, list[float]], result: dict[str, Any],
         axes.plot(range(1, len(values) + 1), values, **line_style(index) | {"markersize": 2.5}, label=name)
     last = max(len(values) for values in curves.values())
     axes.fill_between(
-        [1, last], 0, [result["chance_95"]] * 2, color="0.85", linewidth=0, label="chance, up to its 95% point"
+        [1, last], 0, [result["chance_95"]] * 2, color="0.85", linewidth=0, label="chance, up to the 95% point of one cosine"
     )
     axes.axhline(result["chance"], color="0.4", linewidth=0.8)
     axes.set(xlabel=label, ylim=(0, 1))

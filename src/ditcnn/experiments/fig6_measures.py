@@ -1,23 +1,12 @@
 """What figure 6 measures: eigenvectors of covariances beside those of the matrices A of a trained layer."""
 
-import dataclasses
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ditcnn.analysis.alignment import best_alignment, chance_alignment, chance_quantile, eigenvectors_by_size
-from ditcnn.data import ImageData, channel_statistics
-from ditcnn.data.batches import normalise
 from ditcnn.experiments.experiment import Numbers
-from ditcnn.layers import QuadraticForm2d
-from ditcnn.recipes import Recipe
-from ditcnn.train import Display, RunFolder, Trainer
-from ditcnn.train.device import choose_device
 
-__all__ = ["channel_numbers", "pixel_numbers", "term_input_covariance", "train_run"]
+__all__ = ["channel_numbers", "pixel_numbers"]
 
 RANKS = 50  # leading eigenvectors of a pixel covariance that are followed
 
@@ -89,68 +78,6 @@ def channel_numbers(covariance: Tensor, forms: Tensor) -> Numbers:
         "chance": chance_alignment(dims, dims),
         "chance_95": chance_quantile(dims, dims),
     }
-
-
-@torch.no_grad()
-def term_input_covariance(model: nn.Module, data: ImageData, recipe: Recipe, images: int) -> tuple[Tensor, Tensor]:
-    """Return the covariance of the channels at the input of the model's term, behind its norm, ``[C, C]``, and A.
-
-    Over all positions of the first ``images`` training images, as they are, without augmentation.
-    """
-    term = next(module for module in model.modules() if isinstance(module, QuadraticForm2d))
-    sums: list[tuple[int, Tensor, Tensor]] = []
-
-    def note(module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
-        z = output.movedim(1, -1).flatten(0, -2).double()
-        sums.append((len(z), z.sum(0), z.mT @ z))
-
-    handle = term.norm.register_forward_hook(note)
-    try:
-        model.eval()
-        for batch in data.train.images[:images].split(500):
-            model(normalise(batch, recipe.mean, recipe.std))
-    finally:
-        handle.remove()
-    count = sum(n for n, _, _ in sums)
-    mean = sum((s for _, s, _ in sums), torch.zeros(())) / count
-    second = sum((s for _, _, s in sums), torch.zeros(())) / count
-    return second - torch.outer(mean, mean), term.matrices()
-
-
-def train_run(
-    recipe: Recipe, data: ImageData, folder: RunFolder, progress: Callable[[float], None]
-) -> tuple[nn.Module, Recipe, dict[str, Any]]:
-    """Train by a recipe, or go on with it; return the model after the last epoch, the recipe as run, and the result."""
-    if not recipe.mean:
-        mean, std = channel_statistics(data.train)
-        recipe = dataclasses.replace(recipe, mean=mean, std=std)
-    trainer = Trainer(recipe, data, folder, choose_device("cpu"), _BarOnly(progress))
-    with folder.locked():
-        trainer.restore()
-        result = trainer.run()
-    return trainer.model, recipe, result
-
-
-class _BarOnly(Display):
-    """A run's display that moves the experiment's bar."""
-
-    def __init__(self, progress: Callable[[float], None]) -> None:
-        super().__init__()
-        self._tell = progress
-
-    @contextmanager
-    def bar(self, total: float, done: float, description: str = "training") -> Iterator[None]:
-        """Count steps meanwhile."""
-        self._total, self._done = total, done
-        yield
-
-    def step(self, description: str) -> None:
-        """Count a step."""
-        self._done += 1
-        self._tell(self._done / self._total)
-
-    def say(self, message: str) -> None:
-        """Say nothing: the cell has one line when it is done."""
 
 
 def _alike(direction: Tensor, other: Tensor) -> list[list[float]]:

@@ -1,12 +1,13 @@
 """What an experiment leaves: NAME.json, NAME.md, and each figure as PNG and SVG."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from ditcnn.analysis.figures import figure_bytes, figure_style
+from ditcnn.analysis.intervals import Interval
 from ditcnn.experiments.experiment import Experiment, Row
 from ditcnn.train.storage import write_atomically
 
@@ -23,7 +24,7 @@ def package_versions() -> dict[str, str]:
 def write_record(experiment: Experiment[Any], about: dict[str, Any], rows: Sequence[Row], out: Path) -> dict[str, Any]:
     """Write all files of an experiment; return the record. The same rows give the same bytes."""
     summary = experiment.summarise(rows)
-    record = about | {"summary": summary, "cells": list(rows)}
+    record = about | {"summary": _named(summary), "cells": list(rows)}
     write_atomically(out / f"{experiment.name}.json", _json(record).encode())
     pictures = []
     with figure_style():
@@ -34,6 +35,15 @@ def write_record(experiment: Experiment[Any], about: dict[str, Any], rows: Seque
             pictures.append(f"{stem}.png")
     write_atomically(out / f"{experiment.name}.md", _markdown(experiment, record, summary, pictures).encode())
     return record
+
+
+def _named(value: Any) -> Any:
+    """Return a summary with the parts of its intervals by name: ``mean``, ``low``, ``high``, ``n``."""
+    if isinstance(value, Interval):
+        return value._asdict()
+    if isinstance(value, Mapping):
+        return {key: _named(part) for key, part in value.items()}
+    return [_named(part) for part in value] if isinstance(value, list | tuple) else value
 
 
 def _json(record: dict[str, Any]) -> str:
@@ -81,12 +91,14 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str
     return "\n".join("| " + " | ".join(str(value) for value in line) + " |" for line in lines)
 
 
-def interval_text(mean: float, low: float | None, high: float | None, digits: int = 1) -> str:
-    """Return a mean with its interval, or alone where one run gives none.
+def interval_text(interval: Interval | None, digits: int = 1) -> str:
+    """Return a mean with its interval, or alone where one run gives none; a dash for None.
 
-    >>> interval_text(91.23, 90.8, 91.7), interval_text(91.23, None, None)
-    ('91.2 [90.8, 91.7]', '91.2')
+    >>> interval_text(Interval(91.23, 90.8, 91.7, 5)), interval_text(Interval(91.23, None, None, 1)), interval_text(None)
+    ('91.2 [90.8, 91.7]', '91.2', '-')
     """
-    if low is None or high is None:
-        return f"{mean:.{digits}f}"
-    return f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+    if interval is None:
+        return "-"
+    if interval.low is None or interval.high is None:
+        return f"{interval.mean:.{digits}f}"
+    return f"{interval.mean:.{digits}f} [{interval.low:.{digits}f}, {interval.high:.{digits}f}]"

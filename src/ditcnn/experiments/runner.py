@@ -49,7 +49,8 @@ def reproduce(
         raise ValueError(f"{experiment.name} enumerates a cell twice.")
     display = Display(unit=None) if display is None else display
     with locked_folder(out):
-        origin = {"experiment": experiment.name, "revision": experiment.revision, "budget": budget, "data": sets.digests()}
+        used = sets.digests(name for name in sets.names if any(name in cell.values() for cell in cells))
+        origin = {"experiment": experiment.name, "revision": experiment.revision, "budget": budget, "data": used}
         store = CellStore(out / "cells.jsonl", origin)
         try:
             with stop_at_once():

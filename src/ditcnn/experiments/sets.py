@@ -1,6 +1,6 @@
 """The data sets of an experiment: found below ``--data``, or made."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from ditcnn.data import DataName, ImageData, open_data
@@ -34,9 +34,9 @@ class ImageSets:
             self._read[name] = self._readers[name]()
         return self._read[name]
 
-    def digests(self) -> dict[str, str]:
-        """Return a text for each set that changes when an image or a label does."""
-        return {name: self[name].digest for name in self.names}
+    def digests(self, names: Iterable[str]) -> dict[str, str]:
+        """Return a text for each named set that changes when an image or a label does; the others are not read."""
+        return {name: self[name].digest for name in names}
 
 
 def made_sets(names: tuple[str, ...], make: Callable[[str], ImageData] | None) -> ImageSets:

@@ -3,7 +3,7 @@
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ditcnn.errors import InputError
 from ditcnn.experiments.context import cell_key
@@ -15,6 +15,7 @@ __all__ = ["CellStore"]
 class CellStore:
     """``cells.jsonl``: what it is of, then launches, each followed by the cells that it did.
 
+    A set of images that a later launch uses for the first time is noted then. A set that is not asked for is not compared.
     Cells of another budget, of other data or of an older revision of the experiment are never mixed in: the file is refused.
 
     Args:
@@ -70,21 +71,31 @@ class CellStore:
         if len(whole) < len(content):  # the last line was being written when the process died
             os.truncate(self.path, len(whole))
         try:
-            first, *rest = (json.loads(line) for line in whole.splitlines()) if whole else (None,)
-            if first is not None:
-                self._check_origin(first["origin"], origin)
-            for entry in rest:
+            entries = [json.loads(line) for line in whole.splitlines()]
+            known: dict[str, str] = {}
+            for found in (entry["origin"] for entry in entries if "origin" in entry):
+                known |= found["data"]
+                self._check_origin(found, origin)
+            if whole and "origin" not in entries[0]:
+                raise LookupError("it does not say what it is of")
+            for entry in entries:
+                if "origin" in entry:
+                    continue
                 if "launch" in entry:
                     self.launches.append(entry["launch"])
                 else:
                     self._keep(entry)
         except (ValueError, LookupError, TypeError) as error:
             raise InputError(f"{self.path} is damaged ({error}). Delete it, or name another folder with --out.") from None
-        if first is None:
+        if not whole or not known.keys() >= origin["data"].keys():
             self._append({"origin": origin})
 
     def _check_origin(self, found: dict[str, Any], wanted: dict[str, Any]) -> None:
         for key, value in wanted.items():
-            if found[key] != value:
-                what = f"{key} {found[key]}, not of {key} {value}" if key != "data" else "other images than --data holds"
-                raise InputError(f"{self.path} holds cells of {what}. Name another folder with --out.")
+            if key != "data" and found[key] != value:
+                self._refuse(f"{key} {found[key]}, not of {key} {value}")
+        if any(found["data"].get(name, digest) != digest for name, digest in wanted["data"].items()):
+            self._refuse("other images than --data holds")
+
+    def _refuse(self, what: str) -> NoReturn:
+        raise InputError(f"{self.path} holds cells of {what}. Name another folder with --out.")

@@ -44,10 +44,12 @@ def plane_problem(covariances: str) -> TwoNormals:
 
 
 def random_problem(covariances: str, dims: int, seed: int, accuracy: float) -> TwoNormals:
-    r"""Return a random problem whose Bayes accuracy is as given, whatever the dimension.
+    r"""Return a random problem whose Bayes accuracy is about as given, whatever the dimension.
 
-    equal: one covariance :math:`e^M`, M random, and means apart in a random direction. unequal: equal means, and covariances
-    :math:`e^{sM}` and :math:`e^{-sM}` of equal determinant; s is found for the accuracy.
+    equal: one covariance :math:`e^M`, M random, and means apart in a random direction; the accuracy is exact. unequal: equal
+    means, and covariances :math:`e^{sM}` and :math:`e^{-sM}` of equal determinant; s is found for the accuracy in class 0.
+    In two dimensions class 1 has the same one; in more, the spectrum of M is not symmetric, and where 0.9 is asked for the
+    two classes together have from 0.894 to 0.908 in the problems of figure 1.
     """
     draw = torch.Generator().manual_seed(derived_seed(seed, dims))
     root = torch.randn(dims, dims, generator=draw, dtype=torch.float64)
@@ -69,7 +71,8 @@ def random_problem(covariances: str, dims: int, seed: int, accuracy: float) -> T
     z = torch.randn(20_000, dims, generator=draw, dtype=torch.float64).square()
 
     def too_accurate(scale: float) -> float:
-        # In the eigenvectors' frame; by symmetry points of class 0 suffice.
+        # In the eigenvectors' frame, at points of class 0. Class 1 has the same accuracy in two dimensions alone, and about
+        # the same in others: the recorded problems of figure 1 are these.
         log_odds = (z * (scale * values).exp()) @ (-torch.sinh(scale * values))
         return bayes_accuracy(log_odds)[0] - accuracy
 

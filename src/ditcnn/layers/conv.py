@@ -8,11 +8,11 @@ from timm.layers.conv2d_same import Conv2dSame, Conv2dSameExport
 from timm.layers.padding import get_same_padding
 from torch import Tensor, nn
 
-from ditcnn.layers.form import QuadraticForm2d
+from ditcnn.layers.form import QuadraticForm, QuadraticForm2d
 from ditcnn.layers.norm import Norm
 from ditcnn.ops import saturate
 
-__all__ = ["QuadraticConv2d", "TermBeside", "beside"]
+__all__ = ["QuadraticConv2d", "TermBeside", "beside", "change_class", "pads_as_tensorflow"]
 
 
 class TermBeside:
@@ -25,14 +25,19 @@ class TermBeside:
     norm in front of it sees the visited positions.
     """
 
-    quadratic: QuadraticForm2d
+    prefix = "Quadratic"  # of the names of classes that are made of this one
+    quadratic: QuadraticForm
     plain_class: type[nn.Conv2d]
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the convolution plus the term, in the convolution's dtype."""
         y: Tensor = super().forward(x)  # type: ignore[misc]
-        centres = _at_centres(cast(nn.Conv2d, self), x, (y.shape[-2], y.shape[-1]))
-        return saturate(y + self.quadratic(centres), y.dtype)
+        return saturate(y + self.term(x, (y.shape[-2], y.shape[-1])), y.dtype)
+
+    def term(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        """Return the term of the convolution's input on the convolution's map, whose size is (H, W)."""
+        y: Tensor = self.quadratic(_at_centres(cast(nn.Conv2d, self), x, size))
+        return y
 
     def remove_quadratic(self) -> None:
         """Become the plain convolution again."""
@@ -83,29 +88,35 @@ def beside(conv: nn.Conv2d, *, rank: int | None = None, norm: Norm | None = None
         rank, norm, rate: As in `QuadraticForm2d`.
     """
     term = _term_for(conv, rank, norm, rate)
-    conv.__class__ = _class_beside(type(conv))
+    change_class(conv, TermBeside)
     conv.quadratic = term
 
 
-_CLASSES: dict[type[nn.Conv2d], type[nn.Conv2d]] = {nn.Conv2d: QuadraticConv2d}
+def change_class(conv: nn.Conv2d, mixin: type[TermBeside]) -> None:
+    """Give a convolution the class that has ``mixin`` over its own; it has no term yet."""
+    conv.__class__ = _class_beside(mixin, type(conv))
 
 
-def _class_beside(plain: type[nn.Conv2d]) -> type[nn.Conv2d]:
+_CLASSES: dict[tuple[type[TermBeside], type[nn.Conv2d]], type[nn.Conv2d]] = {(TermBeside, nn.Conv2d): QuadraticConv2d}
+
+
+def _class_beside(mixin: type[TermBeside], plain: type[nn.Conv2d]) -> type[nn.Conv2d]:
     """Return the class with the term for a class of convolutions, always the same one."""
-    if plain not in _CLASSES:
-        members = {"plain_class": plain, "__module__": __name__, "__reduce__": _reduce}
-        _CLASSES[plain] = type(f"Quadratic{plain.__name__}", (TermBeside, plain), members)
-    return _CLASSES[plain]
+    if (mixin, plain) not in _CLASSES:
+        members = {"plain_class": plain, "mixin": mixin, "__module__": __name__, "__reduce__": _reduce}
+        name = f"{mixin.prefix}{plain.__name__}"
+        _CLASSES[mixin, plain] = type(name, (mixin, plain), members)
+    return _CLASSES[mixin, plain]
 
 
 def _reduce(conv: Any) -> tuple[Any, ...]:
     """Tell pickle and deepcopy how to find a class that was made here and has no name to be found by."""
-    return _blank, (conv.plain_class,), conv.__getstate__()
+    return _blank, (conv.mixin, conv.plain_class), conv.__getstate__()
 
 
-def _blank(plain: type[nn.Conv2d]) -> nn.Conv2d:
+def _blank(mixin: type[TermBeside], plain: type[nn.Conv2d]) -> nn.Conv2d:
     """Return an empty object of the class, for pickle and deepcopy to fill."""
-    cls = _class_beside(plain)
+    cls = _class_beside(mixin, plain)
     return cls.__new__(cls)
 
 
@@ -142,7 +153,7 @@ def _first_centre(conv: nn.Conv2d, axis: int, length: int) -> int:
 
 
 def _padding_before(conv: nn.Conv2d, axis: int, length: int, reach: int) -> int:
-    if _pads_as_tensorflow(conv):
+    if pads_as_tensorflow(conv):
         same = get_same_padding(length, conv.kernel_size[axis], conv.stride[axis], conv.dilation[axis])
         return int(same) // 2
     if conv.padding == "same":
@@ -152,6 +163,6 @@ def _padding_before(conv: nn.Conv2d, axis: int, length: int, reach: int) -> int:
     return int(conv.padding[axis])
 
 
-def _pads_as_tensorflow(conv: nn.Conv2d) -> bool:
+def pads_as_tensorflow(conv: nn.Conv2d) -> bool:
     """Say whether it is one of timm's convolutions that pad by the size of the map, as TensorFlow's do."""
     return isinstance(conv, Conv2dSame | Conv2dSameExport) or getattr(conv, "same_pad", False)

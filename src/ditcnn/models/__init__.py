@@ -2,6 +2,17 @@
 
 from ditcnn.models.cifar_resnet import CifarResNet, DitResNet
 from ditcnn.models.dit_convnext import DitConvNeXt
+from ditcnn.models.older_resnet import FanResNet, QResResNet, QuadraLibResNet
+from ditcnn.models.widths import widths_of_equal_cost
 from ditcnn.models.with_quadratic import with_quadratic
 
-__all__ = ["CifarResNet", "DitConvNeXt", "DitResNet", "with_quadratic"]
+__all__ = [
+    "CifarResNet",
+    "DitConvNeXt",
+    "DitResNet",
+    "FanResNet",
+    "QResResNet",
+    "QuadraLibResNet",
+    "widths_of_equal_cost",
+    "with_quadratic",
+]

@@ -13,7 +13,7 @@ Dit-ResNet has one term, in the first block of the second stage:
 The mean halves the convolution's part: at Q = 0 this is not the plain network. With the sum in its place it is.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
 import torch
@@ -25,9 +25,10 @@ from torch import Tensor, nn
 from ditcnn.layers import Norm, QuadraticForm2d
 from ditcnn.models.pretrained import build
 
-__all__ = ["CifarResNet", "DitResNet"]
+__all__ = ["CifarResNet", "DitResNet", "cifar_cfg", "create_cifar"]
 
 Combine = Literal["mean", "sum"]
+ConvFactory = Callable[[int, int, int, int, int], nn.Module]  # of in_channels, out_channels, kernel_size, stride, padding
 WIDTHS = (16, 32, 64)
 CIFAR_MEAN = (0.4914, 0.4822, 0.4465)
 CIFAR_STD = (0.2023, 0.1994, 0.2010)
@@ -36,12 +37,12 @@ CIFAR_STD = (0.2023, 0.1994, 0.2010)
 class BasicBlock(nn.Module):
     """relu(bn2(conv2(h)) + shortcut(x)), h = relu(bn1(conv1(x))); a term of h is averaged with bn2(conv2(h)) or added."""
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
+    def __init__(self, in_channels: int, out_channels: int, stride: int, conv: ConvFactory) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, 1, bias=False)
+        self.conv1 = conv(in_channels, out_channels, 3, stride, 1)
         self.bn1 = nn.BatchNorm2d(out_channels)
         self.act1 = nn.ReLU(inplace=True)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, 1, 1, bias=False)
+        self.conv2 = conv(out_channels, out_channels, 3, 1, 1)
         self.bn2 = nn.BatchNorm2d(out_channels)
         self.quadratic: QuadraticForm2d | None = None
         self.combine: Combine = "mean"
@@ -81,7 +82,7 @@ class CifarResNet(nn.Module):
         in_chans: Channels of the images.
         global_pool: ``"avg"``, the mean over quarters of the map (2x2), or ``""``, the map itself.
         drop_rate: Dropout before the head.
-        widths: Channels of the three stages; the stem has those of the first.
+        widths: Channels of the three stages; the stem has the first's.
 
     Shapes:
         ``[N, in_chans, H, W]`` -> ``[N, num_classes]``.
@@ -97,7 +98,7 @@ class CifarResNet(nn.Module):
         widths: Sequence[int] = WIDTHS,
     ) -> None:
         super().__init__()
-        if len(widths) != 3 or min(widths) < 1:
+        if len(widths) != 3 or not all(isinstance(width, int) and width > 0 for width in widths):
             raise ValueError(f"widths must be three numbers of channels, as {WIDTHS}; got {tuple(widths)}.")
         if depth % 6 != 2 or depth < 8:
             raise ValueError(f"depth must be 6n + 2 with n >= 1 (20, 32, 56, 110, ...); got {depth}.")
@@ -110,9 +111,9 @@ class CifarResNet(nn.Module):
         self.act1 = nn.ReLU(inplace=True)
 
         blocks = (depth - 2) // 6
-        self.layer1 = _make_stage(widths[0], widths[0], 1, blocks)
-        self.layer2 = _make_stage(widths[0], widths[1], 2, blocks)
-        self.layer3 = _make_stage(widths[1], widths[2], 2, blocks)
+        self.layer1 = self._make_stage(widths[0], widths[0], 1, blocks)
+        self.layer2 = self._make_stage(widths[0], widths[1], 2, blocks)
+        self.layer3 = self._make_stage(widths[1], widths[2], 2, blocks)
 
         self.num_features = widths[2]
         self.head_hidden_size = 4 * widths[2]
@@ -126,7 +127,7 @@ class CifarResNet(nn.Module):
         return self.forward_head(self.forward_features(x))
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Return the last map, ``[N, 64, H/4, W/4]`` at the usual widths."""
+        """Return the last map, ``[N, 64, H/4, W/4]``."""
         x = self.act1(self.bn1(self.conv1(x)))
         for stage in self._stages():
             x = self._run(stage, x)
@@ -199,6 +200,14 @@ class CifarResNet(nn.Module):
         """Return the patterns that timm's layer-wise decay groups parameters by."""
         return dict(stem=r"^conv1|^bn1", blocks=r"^layer(\d+)" if coarse else r"^layer(\d+)\.(\d+)")
 
+    def block_conv(self, in_channels: int, out_channels: int, kernel_size: int, stride: int, padding: int) -> nn.Module:
+        """Return a convolution of the blocks; what other networks of this shape have in its place, they put here."""
+        return nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, bias=False)
+
+    def _make_stage(self, in_channels: int, out_channels: int, stride: int, blocks: int) -> nn.Sequential:
+        rest = (BasicBlock(out_channels, out_channels, 1, self.block_conv) for _ in range(blocks - 1))
+        return nn.Sequential(BasicBlock(in_channels, out_channels, stride, self.block_conv), *rest)
+
     def _stages(self) -> list[nn.Sequential]:
         return [self.layer1, self.layer2, self.layer3]
 
@@ -209,7 +218,7 @@ class CifarResNet(nn.Module):
 
 
 class DitResNet(CifarResNet):
-    """`CifarResNet` with the quadratic term in the first block of the second stage.
+    """`CifarResNet` with the quadratic term in the first block of one stage, the second as published.
 
     Drawn from the same seed, every other parameter starts as in the plain network.
 
@@ -220,6 +229,7 @@ class DitResNet(CifarResNet):
         quadratic_combine: ``"mean"`` of term and convolution, as published, or their ``"sum"``, with which a plain network's
             weights give the plain network's outputs to the bit.
         spatial_transpose: Replay the published term's swap of height and width.
+        quadratic_stage: The stage whose first block has the term, 1, 2 or 3.
     """
 
     def __init__(
@@ -230,30 +240,29 @@ class DitResNet(CifarResNet):
         quadratic_norm: Norm = "spatial",
         quadratic_combine: Combine = "mean",
         spatial_transpose: bool = False,
+        quadratic_stage: int = 2,
         **kwargs: Any,
     ) -> None:
+        if quadratic_stage not in (1, 2, 3):
+            raise ValueError(f"quadratic_stage must be 1, 2 or 3; got {quadratic_stage!r}.")
         if quadratic_combine not in get_args(Combine):
             raise ValueError(f"quadratic_combine must be 'mean' or 'sum'; got {quadratic_combine!r}.")
         super().__init__(depth, *args, **kwargs)
         height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
-        block: Any = self.layer2[0]
+        block: Any = self._stages()[quadratic_stage - 1][0]
         block.combine = quadratic_combine
-        channels = block.conv2.in_channels
+        channels, reduction = block.conv2.out_channels, 2 ** (quadratic_stage - 1)
         block.quadratic = QuadraticForm2d(
             channels,
             channels,
             norm=quadratic_norm,
-            map_size=((height + 1) // 2, (width + 1) // 2),
+            map_size=(-(-height // reduction), -(-width // reduction)),
             spatial_transpose=spatial_transpose,
         )
 
 
-def _make_stage(in_channels: int, out_channels: int, stride: int, blocks: int) -> nn.Sequential:
-    rest = (BasicBlock(out_channels, out_channels) for _ in range(blocks - 1))
-    return nn.Sequential(BasicBlock(in_channels, out_channels, stride), *rest)
-
-
-def _cfg(**kwargs: Any) -> Any:
+def cifar_cfg(**kwargs: Any) -> Any:
+    """Return timm's config of a network for 32x32 images."""
     return dict(
         url="",
         num_classes=10,
@@ -271,20 +280,21 @@ def _cfg(**kwargs: Any) -> Any:
 
 DEPTHS = (20, 32, 56, 110)
 default_cfgs = generate_default_cfgs(
-    {f"resnet{depth}": _cfg() for depth in DEPTHS}
+    {f"resnet{depth}": cifar_cfg() for depth in DEPTHS}
     # timm passes img_size to models of a fixed size: the published norm has parameters for each position.
-    | {f"dit_resnet{depth}": _cfg(fixed_input_size=True) for depth in DEPTHS}
+    | {f"dit_resnet{depth}": cifar_cfg(fixed_input_size=True) for depth in DEPTHS}
 )
 
 
-def _create(model_cls: type[CifarResNet], variant: str, pretrained: bool, **kwargs: Any) -> nn.Module:
+def create_cifar(model_cls: type[CifarResNet], variant: str, pretrained: bool, **kwargs: Any) -> nn.Module:
+    """Return a network of this family by timm's way of building."""
     features = dict(out_indices=(0, 1, 2, 3), flatten_sequential=False)
     return build(model_cls, variant, pretrained, feature_cfg=features, **kwargs)
 
 
 def _register(variant: str, model_cls: type[CifarResNet], depth: int) -> None:
     def entry(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-        return _create(model_cls, variant, pretrained, depth=depth, **kwargs)
+        return create_cifar(model_cls, variant, pretrained, depth=depth, **kwargs)
 
     entry.__name__ = entry.__qualname__ = variant
     entry.__doc__ = f"{'Dit-ResNet' if model_cls is DitResNet else 'ResNet'}-{depth} for 32x32 images."

@@ -30,7 +30,8 @@ class DitConvNeXt(ConvNeXt):  # type: ignore[misc]
     Args:
         args, kwargs: As in ``timm.models.ConvNeXt``.
         quadratic_at: Names of the convolutions that get a term. Default: the published place.
-        quadratic_rank, quadratic_norm: As ``rank`` and ``norm`` in `ditcnn.add_quadratic`; published: None.
+        quadratic_rank, quadratic_norm, quadratic_pixelwise: As ``rank``, ``norm`` and ``pixelwise`` in
+            `ditcnn.add_quadratic`; published: None, None and, but for a comparison, False.
 
     Shapes:
         ``[N, in_chans, H, W]`` -> ``[N, num_classes]``.
@@ -42,13 +43,14 @@ class DitConvNeXt(ConvNeXt):  # type: ignore[misc]
         quadratic_at: str | Sequence[str] | None = None,
         quadratic_rank: int | None = None,
         quadratic_norm: Norm | None = None,
+        quadratic_pixelwise: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         first: Any = self.stages[0]
         block = min(PUBLISHED_BLOCK, len(first.blocks) - 1)
         places = [f"stages.0.blocks.{block}.conv_dw"] if quadratic_at is None else quadratic_at
-        add_quadratic(self, places, rank=quadratic_rank, norm=quadratic_norm)
+        add_quadratic(self, places, rank=quadratic_rank, norm=quadratic_norm, pixelwise=quadratic_pixelwise)
 
 
 _SMALL = dict(conv_mlp=True)

@@ -10,11 +10,21 @@ from ditcnn.ops.low_rank import check_low_rank_shapes, low_rank_products
 from ditcnn.ops.precision import in_working_precision, saturate
 from ditcnn.ops.reference import check_shapes, reference_quadratic_form
 
-__all__ = ["BACKENDS", "Backend", "low_rank_form", "quadratic_form", "reference_quadratic_form", "saturate"]
+__all__ = [
+    "BACKENDS",
+    "Backend",
+    "in_working_precision",
+    "low_rank_form",
+    "quadratic_form",
+    "reference_quadratic_form",
+    "saturate",
+]
 
 
-# Where the plain form is the fastest (benchmarks/growth.jsonl): few products, done before the op's own overhead is; few
-# positions, for which packing A costs more than it saves; or one channel, where there is no symmetry to use.
+# Where the plain form is the fastest (benchmarks/growth.jsonl): one channel, where there is no symmetry to use; so few
+# channels that the products are nothing beside the results; few products, done before the op's own overhead is; or few
+# positions, for which packing A costs more than it saves.
+FEWER_THAN_RESULTS = 8  # times
 SMALL = 1 << 16  # products
 FEW = 128  # positions
 FEW_LIMIT = 1 << 23  # products that those may have: 32 MiB in float32
@@ -26,9 +36,10 @@ def quadratic_form(x: Tensor, weight: Tensor, *, backend: Backend = "auto") -> T
     Only the symmetric part of each :math:`A_o` affects the result. Source: Liu et al., NeurIPS 2024, section 4.
 
     Costs ``O * C(C+1)/2`` multiplications a position and a few MiB of memory beyond the result, whatever the number of
-    positions; the backward pass recomputes the products instead of keeping them. For one channel, up to 65,536 products
-    (positions times C^2), or up to 127 positions with at most 8 million products, the plain form is faster and is taken,
-    with these products in memory. The same input gives the same bits. Second derivatives are supported.
+    positions; the backward pass recomputes the products instead of keeping them. For one channel, eight times more outputs
+    than products a position (C^2), up to 65,536 products in all, or up to 127 positions with at most 8 million products,
+    the plain form is faster and is taken, with these products in memory. The same input gives the same bits. Second
+    derivatives are supported.
 
     Under autocast the form runs in bfloat16 where that is the autocast dtype. float16 is computed in float32: under autocast
     the result stays in it, outside it saturates at float16's largest number. Sums are float32, or float64 for float64.
@@ -57,18 +68,20 @@ def quadratic_form(x: Tensor, weight: Tensor, *, backend: Backend = "auto") -> T
     check_shapes(x, weight)
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}; got {backend!r}.")
-    if backend == "reference" or (backend == "auto" and _plain_is_better(x)):
+    if backend == "reference" or (backend == "auto" and _plain_is_better(x.shape, weight.shape[0])):
         return in_working_precision(reference_quadratic_form, x, weight)
     return in_working_precision(functools.partial(custom_quadratic_form, backend=backend), x, weight)
 
 
-def _plain_is_better(x: Tensor) -> bool:
+def _plain_is_better(shape: torch.Size, outputs: int) -> bool:
     if torch.compiler.is_exporting():  # torch.export and ONNX shall see plain nodes, not a custom op
         return True
     if torch.compiler.is_compiling() or _under_vmap():  # sizes may be symbols there, or those of one sample
         return False
-    channels, products = x.shape[-1], x.numel() * x.shape[-1]
-    return channels == 1 or products <= SMALL or (products <= FEW_LIMIT and products < FEW * channels**2)
+    channels, products = shape[-1], shape.numel() * shape[-1]
+    if channels == 1 or channels**2 * FEWER_THAN_RESULTS <= outputs or products <= SMALL:
+        return True
+    return products <= FEW_LIMIT and products < FEW * channels**2
 
 
 def _under_vmap() -> bool:

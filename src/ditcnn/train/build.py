@@ -1,7 +1,8 @@
 """A model for images of a given shape, fresh or from another model's weights."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import nn
 
 from ditcnn.errors import InputError, nearest
 
-__all__ = ["build_model"]
+__all__ = ["build_model", "images_of"]
 
 _OF_THE_DATA = ("num_classes", "in_chans", "img_size")  # arguments that the images decide
 
@@ -52,31 +53,63 @@ def build_model(
     return model
 
 
+def images_of(pretrained: str) -> dict[str, Any]:
+    """Return what images weights were trained on: ``img_size`` and, of RGB images, ``mean`` and ``std``.
+
+    Args:
+        pretrained: As in `build_model`.
+
+    Raises:
+        InputError: There are no such weights, or their config.json is damaged.
+    """
+    if not (folder := Path(pretrained)).is_dir():
+        return _as_images(vars(_named(pretrained)))
+    with _config_of(folder) as config:
+        return _as_images(config["pretrained_cfg"])
+
+
+def _as_images(cfg: dict[str, Any]) -> dict[str, Any]:
+    channels, _, size = cfg["input_size"]
+    colours = {name: tuple(map(float, cfg[name])) for name in ("mean", "std")} if channels == 3 else {}
+    return {"img_size": int(size)} | colours
+
+
 def _weights(source: str, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return what makes ``timm.create_model`` load the weights of ``source`` into ``name``, and its arguments."""
     if Path(source).is_dir():
         return _weights_of_folder(Path(source), name)
+    cfg = _named(source)
+    given = {key: getattr(cfg, key) for key in ("url", "file", "hf_hub_id", "hf_hub_filename", "num_classes", "input_size")}
+    return {"pretrained": True, "pretrained_cfg_overlay": given}, {}
+
+
+def _named(source: str) -> PretrainedCfg:
     if not timm.is_model(source):
         hint = nearest(source, timm.list_pretrained())
         raise InputError(f"--pretrained {source}: no such folder, and no model of timm's registry.{hint}")
     cfg = timm.get_pretrained_cfg(source)
     if cfg is None or not cfg.has_weights:
         raise InputError(f"--pretrained {source}: there are no weights of that name. List them: timm.list_pretrained().")
-    given = {key: getattr(cfg, key) for key in ("url", "file", "hf_hub_id", "hf_hub_filename", "num_classes", "input_size")}
-    return {"pretrained": True, "pretrained_cfg_overlay": given}, {}
+    return cfg
+
+
+@contextmanager
+def _config_of(folder: Path) -> Iterator[dict[str, Any]]:
+    """Give a folder's config.json; tell what it lacks."""
+    try:
+        yield json.loads((folder / "config.json").read_bytes())
+    except FileNotFoundError:
+        raise InputError(f"--pretrained {folder}: it holds no trained model (config.json and model.safetensors).") from None
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise InputError(f"--pretrained {folder}: its config.json is damaged: {error}") from None
 
 
 def _weights_of_folder(folder: Path, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    try:
-        config = json.loads((folder / "config.json").read_bytes())
+    with _config_of(folder) as config:
         cfg = config["pretrained_cfg"] | {"num_classes": config["num_classes"], "source": "local-dir", "file": str(folder)}
         if config["architecture"].split(".")[0] == name:
             known = {key: value for key, value in cfg.items() if key in PretrainedCfg.__dataclass_fields__}
             own = {key: value for key, value in config.get("model_args", {}).items() if key not in _OF_THE_DATA}
             return {"pretrained": True, "pretrained_cfg": known}, own
         given = {key: cfg[key] for key in ("source", "file", "num_classes", "input_size")}
-    except FileNotFoundError:
-        raise InputError(f"--pretrained {folder}: it holds no trained model (config.json and model.safetensors).") from None
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise InputError(f"--pretrained {folder}: its config.json is damaged: {error}") from None
-    return {"pretrained": True, "pretrained_cfg_overlay": given}, {}
+        return {"pretrained": True, "pretrained_cfg_overlay": given}, {}

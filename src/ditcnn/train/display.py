@@ -14,10 +14,12 @@ class Display:
 
     Args:
         unit: What the bar counts, ``"steps"``; None where it measures work that people do not count.
+        quiet: Show nothing.
     """
 
-    def __init__(self, unit: str | None = "steps") -> None:
-        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
+    def __init__(self, unit: str | None = "steps", quiet: bool = False) -> None:
+        self._quiet = quiet
+        self.console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=quiet)
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=30),
@@ -53,3 +55,9 @@ class Display:
     def warn(self, message: str) -> None:
         """Print a warning."""
         self._progress.console.print(f"warning: {message}", style="yellow", markup=False)
+
+    def alert(self, message: str) -> None:
+        """Print a warning in any case: of what only this process knows."""
+        self.console.quiet = False
+        self.warn(message)
+        self.console.quiet = self._quiet

@@ -18,8 +18,8 @@ __all__ = ["describe_environment", "record_launch"]
 _PACKAGES = ("ditcnn", "torch", "torchvision", "timm", "numpy", "scikit-learn")
 
 
-def describe_environment(device: torch.device) -> dict[str, Any]:
-    """Return versions, commit, machine and command of this process."""
+def describe_environment(device: torch.device, processes: int = 1) -> dict[str, Any]:
+    """Return versions, commit, machine and command of this process, and the number of those that train together."""
     return {
         "command": ["ditcnn", *sys.argv[1:]],
         "started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
@@ -30,21 +30,22 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "processor": _processor(),
         "threads": torch.get_num_threads(),
+        "processes": processes,
     }
 
 
-def record_launch(path: Path, device: torch.device) -> list[str]:
+def record_launch(path: Path, device: torch.device, processes: int = 1) -> list[str]:
     """Add this process to the launches in ``env.json``; return what differs from the first in a way that changes bits."""
     try:
         launches = json.loads(path.read_bytes())["launches"]
     except (FileNotFoundError, ValueError, LookupError, TypeError):
         launches = []
-    launches.append(describe_environment(device))
+    launches.append(describe_environment(device, processes))
     write_atomically(path, (json.dumps({"launches": launches}, indent=2) + "\n").encode())
-    first, this = launches[0], launches[-1]
+    first, this = {"processes": 1} | launches[0], launches[-1]
     return [
         f"{key}: {first[key]} then, {this[key]} now"
-        for key in ("packages", "commit", "device", "processor", "threads")
+        for key in ("packages", "commit", "device", "processor", "threads", "processes")
         if first.get(key) != this[key]
     ]
 

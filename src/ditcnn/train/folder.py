@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -17,8 +18,13 @@ __all__ = ["RunFolder", "locked_folder"]
 
 
 @contextmanager
-def locked_folder(path: Path, doing: str = "works") -> Iterator[None]:
-    """Make the folder where it is not there, and keep other processes out of it meanwhile.
+def locked_folder(path: Path, doing: str = "works", patience: float = 0.0) -> Iterator[None]:
+    """Make the folder where it is not there, and keep other processes out of it meanwhile, by a lock on its file ``.lock``.
+
+    Args:
+        path: The folder.
+        doing: What the message says that another process does.
+        patience: Seconds to wait for a process that is ending.
 
     Raises:
         InputError: Another process is ``doing`` something here, or the path is a file.
@@ -26,16 +32,42 @@ def locked_folder(path: Path, doing: str = "works") -> Iterator[None]:
     if path.exists() and not path.is_dir():
         raise InputError(f"--out {path} is a file, not a folder.")
     path.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise InputError(f"another process {doing} in {path}; wait for it, or name another --out.") from None
+    # NFS locks only what is open for writing, which the folder itself cannot be. The file stays: to remove it would let two
+    # processes lock two files of one name.
+    descriptor = os.open(path / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+    end = time.monotonic() + patience
+    while not _lock(descriptor):
+        if time.monotonic() >= end:
+            os.close(descriptor)
+            raise InputError(f"another process {doing} in {path}; wait for it, or name another --out.")
+        time.sleep(0.1)
+    _held.add(descriptor)
     try:
         yield
     finally:
+        _held.discard(descriptor)
         os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+_held: set[int] = set()  # descriptors of the locks of folders
+
+
+def _let_go() -> None:
+    """Close a forked process's copies: a data worker that outlives a killed run must not keep the folder locked."""
+    for descriptor in _held:
+        os.close(descriptor)
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)
 
 
 @dataclass(frozen=True)
@@ -98,6 +130,6 @@ class RunFolder:
         self.refuse_run()
         write_atomically(self.config, yaml.safe_dump(settings, sort_keys=False).encode())
 
-    def locked(self) -> AbstractContextManager[None]:
+    def locked(self, patience: float = 0.0) -> AbstractContextManager[None]:
         """Make the folder where it is not there, and keep other processes out of it meanwhile, as `locked_folder` does."""
-        return locked_folder(self.path, "trains")
+        return locked_folder(self.path, "trains", patience)

@@ -1,58 +1,33 @@
-"""The training loop: exact, interruptible, selected on held-out images."""
+"""The training loop for images in memory, selected on held-out images."""
 
 import copy
-import dataclasses
 import math
 import time
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch._dynamo.exc import TorchDynamoException
 
 from ditcnn.data import ImageData, ImageSet
 from ditcnn.data.batches import derived_seed, normalise, steps_per_epoch, train_batches
 from ditcnn.data.split import hold_out
-from ditcnn.errors import InputError, RunFailed
-from ditcnn.recipes import Recipe
-from ditcnn.train.build import build_model
-from ditcnn.train.checkpoint import clean, load_newest, save_newest
+from ditcnn.errors import InputError
+from ditcnn.recipes import STREAMED_ONLY, Recipe
 from ditcnn.train.device import autocast
 from ditcnn.train.display import Display
+from ditcnn.train.distributed import Processes
 from ditcnn.train.evaluate import evaluate
 from ditcnn.train.export import export_model
 from ditcnn.train.folder import RunFolder
-from ditcnn.train.metrics import MetricsLog, draw_curves
-from ditcnn.train.optim import lr_factor, make_optimizer, set_lr
-from ditcnn.train.stop import Stopped, StopRequest
+from ditcnn.train.optim import set_lr
+from ditcnn.train.run import Run
 
 __all__ = ["Trainer"]
 
-FORMAT = 1  # of checkpoints
 
-
-@dataclass
-class Progress:
-    """Where a run stands: with weights and optimiser, all that a checkpoint needs, as the rest follows from the seed."""
-
-    epoch: int = 0  # whole epochs done
-    step: int = 0  # steps done in the epoch under way
-    loss_sum: float = 0.0
-    hits: int = 0
-    seen: int = 0
-    seconds: float = 0.0
-    best_epoch: int = 0
-    best_top1: float = -1.0
-    best_loss: float = math.inf  # decides between epochs of equal accuracy
-    lines: int = 0  # of metrics.jsonl
-    finished: bool = False
-
-
-class Trainer:
+class Trainer(Run):
     """One run of a recipe on a data set.
 
     Order of images, their augmentation and each step's random numbers are functions of the seed and the place in the run;
@@ -80,100 +55,24 @@ class Trainer:
         display: Display,
         checkpoint_minutes: float = 5.0,
     ) -> None:
-        recipe.check()
-        self.recipe, self.data, self.folder, self.device, self.display = recipe, data, folder, device, display
-        self.checkpoint_seconds = 60 * checkpoint_minutes
+        super().__init__(recipe, folder, display, checkpoint_minutes, Processes())
+        recipe.refuse(STREAMED_ONLY, "images in memory")
+        self.data, self.device = data, device
         self.train, self.watched, self.watched_name = _parts(recipe, data)
         self.steps = steps_per_epoch(len(self.train), recipe.batch_size)
-        self.progress = Progress()
-        self.result: dict[str, Any] = {}
-        self.restored_from: Path | None = None
-        self.stop = StopRequest()
-        self.saved_at = time.monotonic()
-
-        torch.backends.cudnn.deterministic = True
-        torch.manual_seed(recipe.seed)
-        layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
-        begun = folder.last.exists() or folder.previous.exists()  # its checkpoint has the weights
-        self.model = build_model(
-            recipe.model,
-            data.image_shape,
-            len(data.classes),
-            pretrained=None if begun else recipe.pretrained,
-            **recipe.model_arguments(),
-        )
+        self._set_up(data.image_shape, device)
         _check_smallest_batch(self.model, data.image_shape, len(self.train), recipe.batch_size)
-        self.model.to(device).to(memory_format=layout)
-        self.optimizer = make_optimizer(self.model, recipe)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
         self.forward: nn.Module = torch.compile(self.model) if recipe.compile else self.model  # type: ignore[assignment]
 
-    def restore(self) -> None:
-        """Take over the folder's newest checkpoint, if there is one; change nothing on disk.
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes."""
+        return self.data.classes
 
-        Raises:
-            InputError: The checkpoint is damaged, or of other settings or data.
-        """
-        found = load_newest(self.folder, self.display.warn)
-        if found is None:
-            return
-        state, path = found
-        if state.get("format") != FORMAT:
-            raise InputError(f"{path} is not a checkpoint of this version of ditcnn; name another --out.")
-        self._check_origin(state, path)
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
-        self.progress = Progress(**state["progress"])
-        self.result, self.restored_from = state["result"], path
-
-    def _check_origin(self, state: dict[str, Any], path: Path) -> None:
-        for name, value in dataclasses.asdict(self.recipe).items():
-            if state["recipe"].get(name) != value:
-                raise InputError(f"{path} was made with {name} {state['recipe'].get(name)}, the settings say {value}.")
-        if tuple(state["classes"]) != self.data.classes:
-            raise InputError(
-                f"{path} was trained on {len(state['classes'])} classes ({', '.join(state['classes'][:3])}, "
-                f"...), the data has {len(self.data.classes)} ({', '.join(self.data.classes[:3])}, ...)."
-            )
-        if state["data"] != self.data.digest:
-            raise InputError(f"{path} was trained on other images than --data holds; a resumed run keeps its data.")
-
-    def run(self) -> dict[str, Any]:
-        """Train from where the run stands to the end; return the last line of the metrics.
-
-        Raises:
-            Stopped: SIGTERM or SIGINT came; a checkpoint is saved.
-            RunFailed: The loss or the weights are not finite, or the model does not compile.
-            OSError: The disk is full or read-only; the newest checkpoint stands.
-        """
-        if self.progress.finished:
-            return self.result
-        clean(self.folder, self.restored_from)
-        self.log = MetricsLog(self.folder.metrics, keep=self.progress.lines)
-        if self.log.count < self.progress.lines:
-            self.display.warn(f"{self.folder.metrics} has lost {self.progress.lines - self.log.count} lines.")
-        self.saved_at = time.monotonic()
-        done = self.progress.epoch * self.steps + self.progress.step
-        try:
-            with self.stop, self.display.bar(self.recipe.epochs * self.steps, done):
-                while self.progress.epoch < self.recipe.epochs:
-                    self._train_epoch()
-                    self._close_epoch()
-                self._finish()
-        except TorchDynamoException as error:
-            first = str(error).strip().splitlines()[0]
-            raise RunFailed(f"torch.compile failed: {first} Run without --compile.") from None
-        finally:
-            self.log.close()
-            self._draw()
-        return self.result
-
-    def _draw(self) -> None:
-        try:
-            draw_curves(self.folder.metrics, self.folder.curves)
-        except OSError as error:  # a picture less is no reason to lose the run's own message
-            self.display.warn(f"{self.folder.curves} is not drawn: {error}")
+    @property
+    def digest(self) -> str:
+        """A text that tells the images from others."""
+        return self.data.digest
 
     def _train_epoch(self) -> None:
         recipe, progress = self.recipe, self.progress
@@ -209,17 +108,11 @@ class Trainer:
         if not math.isfinite(value := loss.item()):
             raise self._diverged(f"the loss became {value}")
         self.scaler.scale(loss).backward()
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.optimizer.zero_grad()
+        self._update()
         progress.step += 1
         progress.loss_sum += value * len(labels)
         progress.hits += int((logits.argmax(1) == labels).sum())
         progress.seen += len(labels)
-
-    def _lr(self, step: int) -> float:
-        """Return the base learning rate at a step of the epoch under way."""
-        return self.recipe.lr * lr_factor(self.recipe, self.progress.epoch + step / self.steps)
 
     def _close_epoch(self) -> None:
         """Evaluate, record, keep the model if it is chosen, save."""
@@ -299,38 +192,6 @@ class Trainer:
             std=self.recipe.std,
         )
 
-    def _leave_if_asked(self) -> None:
-        if self.stop.signum is not None:
-            self._save()
-            raise Stopped(self.stop.signum)
-
-    def _diverged(self, what: str) -> RunFailed:
-        progress = self.progress
-        good = self.folder.last if self.folder.last.exists() else "none yet"
-        return RunFailed(
-            f"{what} in epoch {progress.epoch + 1}, step {progress.step + 1}, at learning rate "
-            f"{self._lr(progress.step):g}; the last good checkpoint: {good}. "
-            "Try a lower --lr, a warm-up or --precision fp32."
-        )
-
-    def _save(self) -> None:
-        if not all(p.isfinite().all() for p in self.model.parameters()):
-            raise self._diverged("a weight became infinite or NaN")
-        self.progress.lines = self.log.count
-        state = {
-            "format": FORMAT,
-            "recipe": dataclasses.asdict(self.recipe),
-            "classes": list(self.data.classes),
-            "data": self.data.digest,
-            "progress": dataclasses.asdict(self.progress),
-            "result": self.result,
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-        }
-        save_newest(self.folder, state)
-        self.saved_at = time.monotonic()
-
 
 def _parts(recipe: Recipe, data: ImageData) -> tuple[ImageSet, ImageSet, str]:
     """Return the images to train on, the images to watch, and the latter's name."""
@@ -345,7 +206,8 @@ def _check_smallest_batch(model: nn.Module, image_shape: tuple[int, int, int], i
     if (images % batch_size or batch_size) > 1:
         return
     try:
-        copy.deepcopy(model).train()(torch.zeros(1, *image_shape))
+        device = next(model.parameters()).device
+        copy.deepcopy(model).train()(torch.zeros(1, *image_shape, device=device))
     except ValueError as error:
         raise InputError(
             f"{images} training images in batches of {batch_size} leave a batch of one, which this model cannot train on "

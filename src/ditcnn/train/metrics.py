@@ -61,7 +61,7 @@ def draw_curves(metrics: Path, picture: Path) -> None:
     figure = Figure(figsize=(11, 3.5), layout="constrained")
     panels = figure.subplots(1, 3)
     for axes, quantity, unit in ((panels[0], "loss", "nats"), (panels[1], "top1", "%")):
-        for part, style in (("train", "--"), ("holdout", "-"), ("test", "-")):
+        for part, style in (("train", "--"), ("holdout", "-"), ("test", "-"), ("val", "-"), ("val_ema", ":")):
             if f"{part}_{quantity}" in lines[0]:
                 values = [line[f"{part}_{quantity}"] for line in lines]
                 axes.plot(epochs, values, style, marker=".", markersize=3, label=part)

@@ -1,6 +1,7 @@
 """The optimiser and the learning rate, a function of progress alone."""
 
 import math
+from typing import Any
 
 import torch
 from timm.optim import create_optimizer_v2
@@ -13,9 +14,10 @@ __all__ = ["lr_factor", "make_optimizer", "set_lr"]
 
 
 def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """Return timm's optimiser ``recipe.opt`` over `ditcnn.parameter_groups`."""
+    """Return timm's optimiser ``recipe.opt`` over `ditcnn.parameter_groups`, without decay of vectors where asked."""
+    groups = parameter_groups(model, recipe.lr, term_lr_scale=recipe.term_lr_scale)
     optimizer: torch.optim.Optimizer = create_optimizer_v2(
-        parameter_groups(model, recipe.lr, term_lr_scale=recipe.term_lr_scale),
+        groups if recipe.decay_vectors else _without_decay_of_vectors(groups, model),
         opt=recipe.opt,
         lr=recipe.lr,
         weight_decay=recipe.weight_decay,
@@ -24,12 +26,29 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     return optimizer
 
 
+def _without_decay_of_vectors(groups: list[dict[str, Any]], model: nn.Module) -> list[dict[str, Any]]:
+    """Return the groups, each cut in two: what timm's ``param_groups_weight_decay`` decays and what it does not."""
+    named: set[str] = getattr(model, "no_weight_decay", set)()
+    spared = {id(p) for name, p in model.named_parameters() if p.ndim <= 1 or name in named}
+    parts = []
+    for group in groups:
+        parts.append(group | {"params": [p for p in group["params"] if id(p) not in spared]})
+        parts.append(group | {"params": [p for p in group["params"] if id(p) in spared], "weight_decay": 0.0})
+    return [part for part in parts if part["params"]]
+
+
 def lr_factor(recipe: Recipe, progress: float) -> float:
     """Return the learning rate as a fraction of the base rate after ``progress`` epochs.
 
     Multistep: gamma to the number of milestones reached. Cosine: from 1 at the end of the warm-up to 0 at the last
     epoch's end. During the warm-up, ``warmup_factor``, or a line from it to 1.
+
+    Cosine by epoch is timm's ``CosineLRScheduler`` stepped by epochs, the rate constant within each. With e whole epochs
+    done, of E in all and W of warm-up: warmup_lr + (lr - warmup_lr) e/W for e < W, then
+    min_lr + (lr - min_lr) (1 + cos(pi e/E))/2. The cosine runs over the warm-up too, so it comes in below its peak.
     """
+    if recipe.schedule == "cosine-by-epoch":
+        return _cosine_by_epoch(recipe, math.floor(progress)) / recipe.lr
     if progress < recipe.warmup_epochs:
         if recipe.warmup == "constant":
             return recipe.warmup_factor
@@ -38,6 +57,12 @@ def lr_factor(recipe: Recipe, progress: float) -> float:
         return recipe.gamma ** sum(progress >= m for m in recipe.milestones)
     done = (progress - recipe.warmup_epochs) / (recipe.epochs - recipe.warmup_epochs)
     return (1 + math.cos(math.pi * done)) / 2
+
+
+def _cosine_by_epoch(recipe: Recipe, epoch: int) -> float:
+    if epoch < recipe.warmup_epochs:
+        return recipe.warmup_lr + (recipe.lr - recipe.warmup_lr) * epoch / recipe.warmup_epochs
+    return recipe.min_lr + (recipe.lr - recipe.min_lr) * (1 + math.cos(math.pi * epoch / recipe.epochs)) / 2
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT as a wish that the loop grants between two steps."""
+"""Signals that ask a run to stop, as a wish that the loop grants between two steps."""
 
 import signal
 from collections.abc import Iterator
@@ -19,20 +19,27 @@ class Stopped(Exception):
 
 
 class StopRequest:
-    """While in use, the first SIGTERM or SIGINT is noted in ``signum``; a second one acts as usual."""
+    """While in use, the first SIGTERM or SIGINT is noted in ``signum``; a second one acts as usual.
 
-    def __init__(self) -> None:
+    Args:
+        launched: The process was started by torchrun. Then SIGUSR1, a scheduler's early warning, counts too, and further
+            signals change nothing: scheduler and torchrun both send SIGTERM, and the second must not cut the save.
+    """
+
+    def __init__(self, launched: bool = False) -> None:
         self.signum: int | None = None
+        self.launched = launched
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "StopRequest":
-        for signum in (signal.SIGTERM, signal.SIGINT):
+        for signum in (signal.SIGTERM, signal.SIGINT, *([signal.SIGUSR1] if self.launched else [])):
             self._before[signum] = signal.signal(signum, self._note)
         return self
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
         self.signum = signum
-        self._restore()
+        if not self.launched:
+            self._restore()
 
     def _restore(self) -> None:
         for signum, handler in self._before.items():

@@ -1,0 +1,293 @@
+"""Batches of a source, read by worker processes, the same at any number of processes."""
+
+import atexit
+import signal
+import weakref
+from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from ditcnn.data.batches import derived_seed
+from ditcnn.data.stream.source import BadImage, ImageSource
+from ditcnn.data.stream.transforms import EvalTransform, TrainTransform
+from ditcnn.errors import InputError, RunFailed, reason
+
+__all__ = ["Step", "epoch_order", "eval_batches_of", "micro_batches_per_rank", "steps_per_epoch_of", "train_batches_of"]
+
+Batch = tuple[Tensor, Tensor]
+MOST_BAD_IN_A_ROW = 100  # then it is not an image that is bad, but the data
+
+
+def epoch_order(images: int, seed: int, epoch: int) -> Tensor:
+    """Return the order of the images in an epoch ``[N]``, a function of (seed, epoch) alone."""
+    return torch.randperm(images, generator=torch.Generator().manual_seed(derived_seed(seed, epoch)))
+
+
+def steps_per_epoch_of(images: int, global_batch: int) -> int:
+    """Return the steps of an epoch: whole global batches; the images that are left over are not used.
+
+    timm's script drops the last incomplete micro-batch alone, and ends an epoch with a shorter step of what is left: 313
+    steps of ImageNet at 4096 images, against 312 here, where all steps have the gradient of as many images.
+
+    Raises:
+        InputError: There is not one whole batch.
+    """
+    if images < global_batch:
+        raise InputError(f"{images} training images are fewer than --global-batch {global_batch}; make it smaller.")
+    return images // global_batch
+
+
+def micro_batches_per_rank(global_batch: int, batch_size: int, world_size: int) -> int:
+    """Return how many micro-batches of ``batch_size`` images each process computes in a step.
+
+    Raises:
+        InputError: The global batch cannot be cut so.
+    """
+    if min(global_batch, batch_size) < 1:
+        raise InputError(f"--global-batch and --batch-size must be above 0; got {global_batch} and {batch_size}.")
+    if global_batch % (batch_size * world_size):
+        raise InputError(
+            f"--global-batch {global_batch} is not a multiple of --batch-size {batch_size} times {world_size} "
+            f"process{'es' if world_size > 1 else ''}; change --batch-size or --global-batch."
+        )
+    return global_batch // (batch_size * world_size)
+
+
+class Step:
+    """A step's micro-batches for one process, each read when its turn comes; ``len`` is known before."""
+
+    def __init__(self, number: int, micro_batches: int, batches: Iterator[Batch]) -> None:
+        self.number = number
+        self._count = micro_batches
+        self._left = micro_batches
+        self._batches = batches
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yield uint8 images ``[B, 3, H, W]`` and labels ``[B]``, once."""
+        while self._left:
+            self._left -= 1
+            yield next(self._batches)
+
+
+def train_batches_of(
+    source: ImageSource,
+    transform: TrainTransform,
+    *,
+    seed: int,
+    epoch: int,
+    global_batch: int,
+    batch_size: int,
+    rank: int = 0,
+    world_size: int = 1,
+    first_step: int = 0,
+    workers: int = 0,
+    skip_bad_images: bool = False,
+    bad_images: dict[str, str] | None = None,
+) -> Iterator[Step]:
+    """Yield an epoch's steps from ``first_step`` on.
+
+    Step s is ``order[s*G : (s+1)*G]`` of `epoch_order`, cut into micro-batches; micro-batch m is read by process
+    m mod ``world_size``. So neither order nor micro-batches depend on the number of processes.
+
+    Args:
+        source, transform: The images, and what is done to each.
+        seed, epoch: What the order is a function of.
+        global_batch: Images of a step, over all processes.
+        batch_size: Images of a micro-batch.
+        rank, world_size: Number of this process, and of all.
+        first_step: Number of the first step; earlier ones are not read.
+        workers: Worker processes that read; 0: this one does.
+        skip_bad_images: Take the next readable image in the source's order for one that cannot be decoded. Which one that is
+            depends on the files alone: all processes go on with the same images.
+        bad_images: Filled with message by path of what this process skipped.
+
+    Raises:
+        InputError: Sizes that do not fit, an image that cannot be decoded or read.
+        RunFailed: A worker died.
+    """
+    steps = steps_per_epoch_of(len(source), global_batch)
+    count = micro_batches_per_rank(global_batch, batch_size, world_size)
+    order = epoch_order(len(source), seed, epoch)[: steps * global_batch].view(-1, batch_size)
+    own = order[first_step * count * world_size :][rank::world_size]
+    fetch = _Fetch(source, _AtEpoch(transform, epoch), replace=skip_bad_images)
+
+    def run() -> Iterator[Step]:
+        batches = _read(fetch, _Rows(own), workers, skip_bad_images, bad_images)
+        try:
+            for number in range(first_step, steps):
+                step = Step(number, count, batches)
+                yield step
+                for _ in step:  # what was left of it, so that the next one has its own
+                    pass
+        finally:
+            batches.close()
+
+    return run()
+
+
+def eval_batches_of(
+    source: ImageSource,
+    transform: EvalTransform,
+    *,
+    batch_size: int,
+    rank: int = 0,
+    world_size: int = 1,
+    workers: int = 0,
+    skip_bad_images: bool = False,
+    bad_images: dict[str, str] | None = None,
+) -> Iterator[Batch]:
+    """Yield uint8 images ``[B, 3, H, W]`` and labels ``[B]``: each image once, in exactly one of the processes.
+
+    No image is repeated to make shares equal: processes have shares that differ by at most one image, or none at all. Bad
+    images that are skipped are left out, not replaced. Arguments and errors as those of `train_batches_of`.
+    """
+    own = torch.arange(len(source))[rank::world_size]
+    rows = own.split(batch_size) if len(own) else ()
+    fetch = _Fetch(source, _AnyEpoch(transform), replace=False)
+    for images, labels in _read(fetch, _Rows(rows), workers, skip_bad_images, bad_images):
+        if len(labels):
+            yield images, labels
+
+
+class _AtEpoch:
+    def __init__(self, transform: TrainTransform, epoch: int) -> None:
+        self.transform, self.epoch = transform, epoch
+
+    def __call__(self, image: Image.Image, index: int) -> Tensor:
+        return self.transform(image, self.epoch, index)
+
+
+class _AnyEpoch:
+    def __init__(self, transform: EvalTransform) -> None:
+        self.transform = transform
+
+    def __call__(self, image: Image.Image, index: int) -> Tensor:
+        return self.transform(image)
+
+
+class _Rows:
+    """A batch sampler over rows of indices."""
+
+    def __init__(self, rows: Tensor | Sequence[Tensor]) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for row in self.rows:
+            yield row.tolist()
+
+
+class _Sample(NamedTuple):
+    """An image's pixels and label, or None; path and message if the one asked for is bad; what ends the run."""
+
+    pixels: Tensor | None
+    label: int
+    bad: list[tuple[str, str]]
+    fatal: str | None
+
+
+class _Fetch(Dataset[_Sample]):
+    """Reads by index. Errors are returned, as torch turns those of workers into tracebacks."""
+
+    def __init__(self, source: ImageSource, transform: Callable[[Image.Image, int], Tensor], *, replace: bool) -> None:
+        self.source, self.transform, self.replace = source, transform, replace
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> _Sample:
+        bad: list[tuple[str, str]] = []
+        tries = min(MOST_BAD_IN_A_ROW, len(self.source)) if self.replace else 1
+        for candidate in (i % len(self.source) for i in range(index, index + tries)):
+            try:
+                image, label = self.source.read(candidate)
+                return _Sample(self.transform(image, index), label, bad, None)
+            except BadImage as error:
+                last = str(error)
+                if candidate == index:  # a bad neighbour is counted in its own turn
+                    bad.append((self.source.path(candidate), last))
+            except OSError as error:  # the disk's fault: not the same in each process
+                return _Sample(None, 0, bad, f"{self.source.path(candidate)} cannot be read: {reason(error)}.")
+        fatal = f"{last} So were the {tries - 1} before it: mend the data." if self.replace else None
+        return _Sample(None, 0, bad, fatal)
+
+
+def _collate(samples: list[_Sample]) -> tuple[Tensor, Tensor, list[tuple[str, str]], list[str]]:
+    good = [sample for sample in samples if sample.pixels is not None]
+    images = default_collate([sample.pixels for sample in good]) if good else torch.empty(0, 3, 0, 0, dtype=torch.uint8)
+    labels = torch.tensor([sample.label for sample in good], dtype=torch.int64)
+    bad = [place for sample in samples for place in sample.bad]
+    return images, labels, bad, [sample.fatal for sample in samples if sample.fatal]
+
+
+def _read(
+    fetch: _Fetch, rows: _Rows, workers: int, skip_bad_images: bool, bad_images: dict[str, str] | None
+) -> Generator[Batch, None, None]:
+    """Yield images and labels of each row of indices."""
+    batches = _load(fetch, rows, workers)
+    try:
+        for images, labels, bad, fatal in batches:
+            if fatal:
+                raise InputError(fatal[0])
+            if bad and not skip_bad_images:
+                raise InputError(f"{bad[0][1]} Mend or remove it, or go on without it: --skip-bad-images.")
+            if bad_images is not None:
+                bad_images.update(bad)
+            yield images, labels
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise RunFailed(
+            f"a data worker died: {' '.join(str(error).split())} It may have run out of memory; try fewer --workers."
+        ) from None
+    finally:
+        _end(batches)
+
+
+# A process that ends with workers at work would wait for them without end: they ignore the signal that should end them.
+_at_work: "weakref.WeakSet[Any]" = weakref.WeakSet()
+
+
+def _load(fetch: _Fetch, rows: _Rows, workers: int) -> Any:
+    """Return torch's iterator over collated rows."""
+    loader = DataLoader(
+        fetch,
+        batch_sampler=rows,
+        num_workers=workers,
+        collate_fn=_collate,
+        pin_memory=torch.cuda.is_available(),
+        worker_init_fn=_ignore_signals,
+        generator=torch.Generator(),  # else it draws from the global one
+    )
+    batches = iter(loader)
+    if workers:
+        _at_work.add(batches)
+    return batches
+
+
+def _ignore_signals(worker: int) -> None:
+    """Leave it to the main process to save and end: torchrun and terminals signal the whole process group."""
+    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        signal.signal(signum, signal.SIG_IGN)
+
+
+def _end(batches: Any) -> None:
+    """End an iterator's workers."""
+    if batches in _at_work:
+        _at_work.discard(batches)
+        batches._shutdown_workers()
+
+
+@atexit.register
+def _end_all() -> None:
+    for batches in list(_at_work):
+        _end(batches)

@@ -1,0 +1,187 @@
+"""Table 5 and Fig. 5: the channel-wise term against the pixel-wise one, and the term's place, with the drop on removal."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ditcnn.analysis.figures import COLOURS
+from ditcnn.analysis.intervals import Interval, paired_interval
+from ditcnn.experiments.context import Context
+from ditcnn.experiments.experiment import Budget, Cell, Experiment, Numbers, Plan, Row, Summary
+from ditcnn.experiments.nets import NETS
+from ditcnn.experiments.provenance import taken_over, taken_over_text
+from ditcnn.experiments.record import interval_text, markdown_table
+from ditcnn.experiments.removal import accuracy, without_terms
+from ditcnn.experiments.reported import (
+    ACCURACY_OF,
+    accuracies,
+    accuracy_heads,
+    accuracy_texts,
+    reported_top1,
+    selected_on,
+)
+from ditcnn.experiments.training import (
+    cost_of_cell,
+    made_images,
+    run_folder,
+    train_cell,
+)
+from ditcnn.train import load_model
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["FIG5", "TABLE5"]
+
+_TABLE5 = ("convnext", "convnext-block3", "convnext-pixelwise")
+_RIVALS = ("convnext-block3", "convnext-pixelwise")  # of equal place
+_DROP_OF = {"holdout": "this network", "test": "the network of the last epoch, which is the one saved,"}
+_FIG5 = ("plain", "dit-stage1", "dit", "dit-stage3", "convnext", "convnext-block1", "convnext-block2", "convnext-block3")
+_TWINS = {net: "convnext" if net.startswith("convnext") else "plain" for net in (*_TABLE5, *_FIG5)}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Which networks are trained, and how."""
+
+    schedule: str
+    nets: tuple[str, ...]
+    depth: int = 20
+
+
+def _cells(plan: Plan[Settings]) -> list[Cell]:
+    settings = plan.settings
+    return [
+        {"data": "cifar10", "net": net, "depth": settings.depth, "schedule": settings.schedule, "seed": seed}
+        for seed in range(plan.seeds)
+        for net in settings.nets
+    ]
+
+
+def _run(cell: Cell, context: Context) -> Numbers:
+    numbers = train_cell(cell, context)
+    if numbers["failed"] is not None or NETS[cell["net"]].model in ("resnet{depth}", "convnext_atto"):
+        return numbers | {"removed_top1": None}
+    trained = load_model(run_folder(cell, context).path)
+    return numbers | {"removed_top1": accuracy(trained, without_terms(trained.model), context.images(cell["data"]).test)}
+
+
+def _summarise(rows: Sequence[Row]) -> Summary:
+    nets = []
+    for net in dict.fromkeys(row["net"] for row in rows):
+        own = [row for row in rows if row["net"] == net]
+        removed = [row for row in own if row["removed_top1"] is not None]
+        drops = paired_interval([r["test_top1"] for r in removed], [r["removed_top1"] for r in removed]) if removed else None
+        gain = _less(rows, net, _TWINS[net]) if net != _TWINS[net] else None
+        nets.append(
+            {
+                "net": net,
+                "title": NETS[net].title.format(depth=own[0]["depth"]),
+                "parameters": own[0]["parameters"],
+                "macs": own[0]["macs"],
+                **accuracies(own),
+                "gain": gain,
+                "drop": drops,
+                "failed": sum(row["failed"] is not None for row in own),
+            }
+        )
+    about = {"selected_on": selected_on(rows[0]), "taken_over": taken_over(rows)}
+    return about | {"nets": nets, "channelwise_less_pixelwise": _less(rows, *_RIVALS)}
+
+
+def _less(rows: Sequence[Row], first: str, second: str) -> Interval | None:
+    """Return the paired difference of two networks over the seeds that both have; None where there are none."""
+    own, other = ({row["seed"]: reported_top1(row) for row in rows if row["net"] == net} for net in (first, second))
+    seeds = sorted(own.keys() & other.keys())
+    return paired_interval([own[seed] for seed in seeds], [other[seed] for seed in seeds]) if seeds else None
+
+
+def _table(summary: Summary) -> str:
+    head = ["network", "parameters", "of the term", "MMACs", *accuracy_heads(summary["selected_on"])]
+    head += ["n", "over its plain twin", "drop at A = 0", "broken off"]
+    plain = {own["net"]: own["parameters"] for own in summary["nets"]}
+    rows = [
+        [
+            own["title"], f"{own['parameters']:,}", _extra(own, plain), f"{own['macs'] / 1e6:.1f}",
+            *accuracy_texts(own, summary["selected_on"]), own["top1"].n,
+            interval_text(own["gain"], 2), interval_text(own["drop"], 2), own["failed"],
+        ]
+        for own in summary["nets"]
+    ]  # fmt: skip
+    return "\n".join(
+        [
+            markdown_table([*head, "the paper"], [[*row, "not available as text"] for row in rows]),
+            "",
+            *_rivals(summary, plain),
+            f"{ACCURACY_OF[summary['selected_on']]} Differences in points, paired by seed, with 95% intervals. The drop",
+            f"is of {_DROP_OF[summary['selected_on']]} when A is set to zero and nothing else is changed; a Dit-ResNet",
+            "still halves its convolution's part then. " + taken_over_text(summary["taken_over"]),
+        ]
+    )
+
+
+def _extra(own: Mapping[str, Any], parameters: Mapping[str, int]) -> str:
+    """Return how many parameters a network has more than its plain twin, where that is there."""
+    twin = _TWINS[own["net"]]
+    return "-" if twin == own["net"] or twin not in parameters else f"{own['parameters'] - parameters[twin]:,}"
+
+
+def _rivals(summary: Summary, parameters: Mapping[str, int]) -> list[str]:
+    """Return the line of table 5's own comparison."""
+    difference: Interval | None = summary["channelwise_less_pixelwise"]
+    if difference is None:
+        return []
+    costs = " against ".join(f"{parameters[net] - parameters['convnext']:,}" for net in _RIVALS if "convnext" in parameters)
+    cost = f", terms of {costs} parameters" if costs else ""
+    return [f"Channel-wise less pixel-wise: {interval_text(difference, 2)} points, n = {difference.n}{cost}.", ""]
+
+
+def _draw(summary: Summary) -> "dict[str, Figure]":
+    from matplotlib.figure import Figure  # slow to import
+
+    figure = Figure(figsize=(7, 0.45 * len(summary["nets"]) + 1.2))
+    panels = figure.subplots(1, 2, sharey=True)
+    for at, own in enumerate(summary["nets"]):
+        for axes, value in zip(panels, (own["top1"], own["drop"]), strict=True):
+            if value is not None:
+                half = value.mean - value.low if value.low is not None else 0.0
+                axes.errorbar(value.mean, at, xerr=half, marker="o", capsize=3, linestyle="", color=COLOURS[0])
+    panels[0].set(yticks=range(len(summary["nets"])), xlabel="test top-1 accuracy [%]")
+    panels[0].set_yticklabels([own["title"] for own in summary["nets"]])
+    panels[0].invert_yaxis()
+    panels[1].set(xlabel="drop when A is set to zero [points]")
+    panels[1].axvline(0, color="0.5", linewidth=0.8)
+    return {"": figure}
+
+
+def _experiment(name: str, shows: str, nets: tuple[str, ...], smoke: tuple[str, ...]) -> Experiment[Settings]:
+    return Experiment(
+        name=name,
+        shows=shows,
+        budgets={
+            "smoke": Budget(Settings("smoke", smoke), 1, "one epoch on made images: says nothing about accuracy."),
+            "quick": Budget(Settings("short", nets), 2, "shortened to 4 epochs of CIFAR-10 and small networks, 2 seeds."),
+            "full": Budget(
+                Settings("paper", nets), 5, "160 epochs of CIFAR-10; the paper's own networks are ImageNet's, weeks of GPUs."
+            ),
+        },
+        cells=_cells,
+        run=_run,
+        summarise=_summarise,
+        table=_table,
+        draw=_draw,
+        needs=("cifar10",),
+        make_data=made_images,
+        cost=cost_of_cell,
+    )
+
+
+TABLE5 = _experiment(
+    "table5",
+    "the channel-wise term against the pixel-wise one, in a small ConvNeXt (Table 5)",
+    _TABLE5,
+    ("convnext", "convnext-pixelwise"),
+)
+FIG5 = _experiment(
+    "fig5", "the term's place: stages of ResNet-20, blocks of a small ConvNeXt (Fig. 5)", _FIG5, ("plain", "dit-stage3")
+)

@@ -1,0 +1,51 @@
+"""What becomes of a run's model when its terms are taken out."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ditcnn.convert import quadratic_terms
+from ditcnn.data import open_data
+from ditcnn.data.split import hold_out
+from ditcnn.errors import InputError
+from ditcnn.experiments.removal import accuracy, less_covariance, term_parts, without_terms
+from ditcnn.recipes import RECIPES
+from ditcnn.report.runs import Run
+from ditcnn.train import load_model
+
+__all__ = ["Removal", "removal_of"]
+
+
+@dataclass(frozen=True)
+class Removal:
+    """Test top-1 in percent: of the model, with A at zero, and less tr(A S), which only channel-wise terms have."""
+
+    whole: float
+    without: float
+    less_covariance: float | None
+
+
+def removal_of(run: Run, data: Path) -> Removal | None:
+    """Return what removal does to a run's saved model, or None where it has no term.
+
+    Raises:
+        InputError: The data cannot be read, or is not of the shape and classes that the model was trained for.
+    """
+    trained = load_model(run.folder.path)
+    if not any(True for _ in quadratic_terms(trained.model)):
+        return None
+    kind = RECIPES[run.settings.get("recipe") or "digits"].data
+    if kind == "imagenet":
+        raise InputError(
+            f"{run.folder.path} is a run on ImageNet; removal is measured on images in memory. Leave out --data."
+        )
+    images = open_data(data, kind)
+    if (images.image_shape, len(images.classes)) != (trained.image_shape, len(trained.classes)):
+        raise InputError(
+            f"{run.folder.path} was trained on {len(trained.classes)} classes of images {trained.image_shape}; "
+            f"--data {data} has {len(images.classes)} of {images.image_shape}."
+        )
+    seen = images.train if run.watched == "test" else hold_out(images.train)[0]
+    parts = term_parts(trained, seen)
+    less = accuracy(trained, less_covariance(trained.model, parts), images.test) if parts else None
+    whole, without = (accuracy(trained, model, images.test) for model in (trained.model, without_terms(trained.model)))
+    return Removal(whole, without, less)

@@ -1,0 +1,26 @@
+"""What a library's error means for a run."""
+
+import torch
+import torch.distributed as dist
+from torch._dynamo.exc import TorchDynamoException
+
+from ditcnn.errors import RunFailed
+
+__all__ = ["explained", "lost_contact"]
+
+
+def lost_contact(error: RuntimeError) -> bool:
+    """Say whether an operation failed because another process is gone."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error).lower()
+
+
+def explained(error: RuntimeError) -> Exception:
+    """Return the failure that an error amounts to, and what to do; or the error itself, where it is the code's fault."""
+    first = next(iter(str(error).strip().splitlines()), "")
+    if isinstance(error, TorchDynamoException):
+        return RunFailed(f"torch.compile failed: {first} Run without --compile.")
+    if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in first:
+        return RunFailed(f"out of memory: {first} Lower --batch-size; --global-batch is kept by accumulation.")
+    if lost_contact(error):
+        return RunFailed(f"the processes of torchrun lost contact: {first}")
+    return error

@@ -1,0 +1,45 @@
+"""Processes as torchrun starts them, but forked from the tests' own: without the seconds that imports take."""
+
+import multiprocessing
+import os
+import sys
+from pathlib import Path
+
+from ditcnn.cli import main
+from tests.conftest import free_port
+
+__all__ = ["run_forks", "torchruns"]
+
+
+def torchruns(rank: int, size: int, port: int, **others: str) -> dict[str, str]:
+    """Return the environment that torchrun gives to a process."""
+    return {
+        "TORCHELASTIC_RUN_ID": "one", "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size),
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), **others,
+    }  # fmt: skip
+
+
+def run_forks(place: Path, size: int, arguments: list[str]) -> list[tuple[int, str]]:
+    """Return exit status and output of each of ``size`` processes of one job."""
+    port = free_port()
+    fork = multiprocessing.get_context("fork")
+    jobs = [fork.Process(target=_run, args=(place, rank, size, port, arguments)) for rank in range(size)]
+    for job in jobs:
+        job.start()
+    for job in jobs:
+        job.join(300)
+        job.kill()
+        job.join()
+    return [(job.exitcode or 0, (place / f"told{rank}").read_text()) for rank, job in enumerate(jobs)]
+
+
+def _run(place: Path, rank: int, size: int, port: int, arguments: list[str]) -> None:
+    os.chdir(place)
+    os.environ |= torchruns(rank, size, port)
+    with open(f"told{rank}", "w", buffering=1) as told:
+        sys.stdout = sys.stderr = told
+        try:
+            status = main(arguments)
+        except SystemExit as stop:
+            status = int(stop.code or 0)
+    os._exit(status)

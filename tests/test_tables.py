@@ -1,0 +1,329 @@
+"""The trained tables: what removal takes away, who reuses whose runs, and each experiment at its smoke budget."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from ditcnn.analysis.channel_moments import ChannelMoments
+from ditcnn.analysis.intervals import Interval
+from ditcnn.analysis.power import detectable_difference, holm, paired_p_value
+from ditcnn.cost import cost_of
+from ditcnn.data import ImageSet
+from ditcnn.errors import InputError, RunFailed
+from ditcnn.experiments import EXPERIMENTS, Plan, reproduce
+from ditcnn.experiments.comparison import ARMS, COMPARISON, verdict
+from ditcnn.experiments.context import Context
+from ditcnn.experiments.nets import NETS, recipe_of
+from ditcnn.experiments.provenance import taken_over
+from ditcnn.experiments.removal import accuracy, less_covariance, term_parts, without_terms
+from ditcnn.experiments.sets import made_sets
+from ditcnn.experiments.training import made_images, run_folder, train_cell
+from ditcnn.train import TrainedModel, Trainer
+from tests.test_older import WIDTHS
+
+CELL = {"data": "cifar10", "net": "dit", "depth": 20, "schedule": "smoke", "seed": 0}
+
+
+def context(out: Path) -> Context:
+    return Context(made_sets(("cifar10",), made_images), out)
+
+
+@pytest.fixture
+def trained() -> TrainedModel:
+    torch.manual_seed(0)
+    model = timm.create_model("dit_resnet20", num_classes=3).eval()
+    nn.init.normal_(model.layer2[0].quadratic.weight, std=0.1)
+    return TrainedModel(model, ("x", "y", "z"), (3, 32, 32), (0.5,) * 3, (0.25,) * 3)
+
+
+def test_moments_are_those_of_all_vectors_at_once_whatever_the_batches():
+    maps = 1000 + torch.randn(7, 3, 2, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    moments = ChannelMoments()
+    for part in maps.split([1, 4, 2]):
+        moments.add(part)
+    vectors = maps.movedim(1, -1).reshape(-1, 3)
+    torch.testing.assert_close(moments.mean, vectors.mean(0))
+    torch.testing.assert_close(moments.covariance, torch.cov(vectors.T, correction=0))
+
+
+def test_both_parts_of_a_term_add_up_to_its_mean(trained):
+    images = made_images("cifar10").train
+    parts = term_parts(trained, images, batch_size=20)
+    (name, own), term, outputs = *parts.items(), trained.model.layer2[0].quadratic, []
+    assert name == "layer2.0.quadratic"
+    hook = term.register_forward_hook(lambda module, inputs, q: outputs.append(q.double()))
+    accuracy(trained, trained.model, images)
+    hook.remove()
+    torch.testing.assert_close(own.of_mean + own.of_covariance, torch.cat(outputs).mean((0, 2, 3)), rtol=1e-4, atol=1e-4)
+    assert own.of_covariance.abs().max() > 1e-3
+
+
+def test_less_covariance_subtracts_one_number_a_channel_from_the_term_alone(trained):
+    parts = term_parts(trained, made_images("cifar10").train)
+    changed = less_covariance(trained.model, parts)
+    x = torch.randn(2, 32, 16, 16)
+    before, after = trained.model.layer2[0].quadratic(x), changed.layer2[0].quadratic(x)
+    expected = parts["layer2.0.quadratic"].of_covariance.float()
+    torch.testing.assert_close(before - after, expected[:, None, None].expand_as(before), rtol=1e-3, atol=1e-4)
+
+
+def test_at_zero_the_halving_stays(trained):
+    block, x = trained.model.layer2[0], torch.randn(2, 16, 32, 32)
+    without = without_terms(trained.model).layer2[0]
+    h = block.act1(block.bn1(block.conv1(x)))
+    assert torch.equal(without(x), (block.bn2(block.conv2(h)) / 2 + block.downsample(x)).relu())
+    assert not torch.equal(without(x), block(x))
+    assert trained.model.layer2[0].quadratic.weight.abs().sum() > 0
+
+
+def test_a_run_is_taken_over_from_the_comparison_beside_and_trained_on_from_a_stop(tmp_path, monkeypatch):
+    first = train_cell(CELL, context(tmp_path / "comparison"))
+    monkeypatch.setattr(Trainer, "_train_step", lambda *arguments: pytest.fail("it trained again"))
+    again = train_cell(CELL, context(tmp_path / "table2"))
+    assert first | {"run": None} == again | {"run": None}
+    assert first["run"] == again["run"] | {"taken_over": False}
+    commit = again["run"]["launches"][0]["commit"]
+    assert taken_over([CELL | again, CELL | again, CELL | first]) == [
+        {"experiment": "comparison", "runs": 1, "commits": [str(commit)]}
+    ]
+    assert run_folder(CELL | {"measure": "removal"}, context(tmp_path / "table4")).path.is_relative_to(
+        tmp_path / "comparison"
+    )
+    assert run_folder(CELL | {"seed": 1}, context(tmp_path / "table4")).path.is_relative_to(tmp_path / "table4")
+
+
+def test_a_finished_run_without_its_checkpoint_is_not_trained_again_on_top(tmp_path):
+    train_cell(CELL, context(tmp_path / "comparison"))
+    folder = run_folder(CELL, context(tmp_path / "comparison"))
+    before = folder.metrics.read_bytes()
+    for checkpoint in (folder.last, folder.previous):
+        checkpoint.unlink(missing_ok=True)
+    for experiment in ("table2", "comparison"):
+        with pytest.raises(InputError, match="finished run that lost its last"):
+            train_cell(CELL, context(tmp_path / experiment))
+    assert folder.metrics.read_bytes() == before
+
+
+def test_a_run_that_breaks_off_counts_as_chance_and_says_why(tmp_path, monkeypatch):
+    def broken(trainer, images, labels):
+        raise RunFailed("the loss became nan")
+
+    monkeypatch.setattr(Trainer, "_train_step", broken)
+    numbers = train_cell(CELL, context(tmp_path / "comparison"))
+    assert numbers["failed"] == "the loss became nan"
+    assert numbers["test_top1"] == pytest.approx(100 / 3)
+    json.dumps(numbers, allow_nan=False)
+
+
+def test_the_arms_are_those_of_the_protocol():
+    plan = Plan(COMPARISON.budgets["quick"].settings, COMPARISON.budgets["quick"].seeds, ("cifar10",))
+    cells = COMPARISON.cells(plan)
+    assert len(cells) == 25
+    assert [cell["seed"] for cell in cells] == sorted(cell["seed"] for cell in cells)
+    recipes = [recipe_of(cell) for cell in cells]
+    same = {replace(recipe, model="", model_kwargs=(), seed=0) for recipe in recipes}
+    assert len(same) == 1
+    (shared,) = same
+    assert (shared.epochs, shared.warmup_epochs, shared.precision, shared.protocol) == (4, 1.0, "fp32", "holdout")
+    assert (shared.schedule, shared.term_lr_scale, shared.weight_decay) == ("cosine", 10.0, 1e-4)
+    assert recipe_of(cells[4]).model_kwargs == ("spatial_transpose=True",)
+
+
+def test_the_widened_arms_have_the_widths_that_are_found_by_cost():
+    arms = {net: recipe_of(CELL | {"net": net}).model_arguments() for net in ("plain-parameters", "plain-macs")}
+    assert arms == {"plain-parameters": {"widths": WIDTHS["parameters"]}, "plain-macs": {"widths": WIDTHS["macs"]}}
+
+
+@pytest.mark.parametrize("net", NETS)
+@pytest.mark.parametrize("schedule", ["short", "paper"])
+def test_every_network_is_built_by_a_recipe_that_makes_sense(net, schedule):
+    recipe = recipe_of(CELL | {"net": net, "schedule": schedule})
+    recipe.check()
+    with torch.device("meta"):
+        model = timm.create_model(recipe.model, num_classes=10, **recipe.model_arguments())
+    assert cost_of(model, (3, 32, 32), 2).parameters > 250_000
+
+
+def test_the_older_networks_keep_their_authors_tricks():
+    assert (recipe_of(CELL | {"net": "quadralib"}).clip_grad, recipe_of(CELL | {"net": "quadralib"}).weight_decay) == (
+        0.5,
+        5e-4,
+    )
+    assert recipe_of(CELL | {"net": "qres"}).clip_grad == recipe_of(CELL | {"net": "dit"}).clip_grad == 0
+
+
+@pytest.mark.parametrize("depth", [20, 32, 56, 110])
+def test_all_families_of_a_depth_have_the_same_first_epoch(depth):
+    nets = ("plain", "dit", "dit-published", "fan", "quadralib", "qres")
+    recipes = [recipe_of(CELL | {"net": net, "depth": depth, "schedule": "paper"}) for net in nets]
+    warmups = {(recipe.warmup, recipe.warmup_epochs, recipe.warmup_factor) for recipe in recipes}
+    assert warmups == {("constant", 1.0, 0.1) if depth >= 56 else ("linear", 0.0, 0.1)}
+
+
+def row(net: str, seed: int, top1: float, failed: str | None = None) -> dict:
+    figures = dict(parameters=1, macs=2, median_epoch_seconds=2.0 if net == "dit" else 1.0, holdout_top1=top1, failed=failed)
+    return CELL | figures | {"net": net, "seed": seed, "test_top1": top1, "best_test_top1": None}
+
+
+def arm_rows(seeds: int, schedule: str = "short", **means: float) -> list[dict]:
+    return [
+        row(net, s, means.get(arm, 80.0) + (-0.1) ** (s + 1) * (arm == "b")) | {"schedule": schedule}
+        for s in range(seeds)
+        for arm, net in ARMS.items()
+    ]
+
+
+def test_the_claim_needs_both_intervals_above_zero():
+    def supported(**means: float) -> bool:
+        return COMPARISON.summarise(arm_rows(5, **means))["verdict"][-1] == "The claim is supported."
+
+    assert supported(b=81.0)
+    assert not supported(b=81.0, d=81.5)
+    assert not supported(b=81.0, c=81.005)
+    assert not supported()
+
+
+def test_the_verdict_is_one_of_the_outcomes_that_were_registered():
+    above, across, below = Interval(1.0, 0.5, 1.5, 5), Interval(0.1, -0.3, 0.5, 5), Interval(-1.0, -1.5, -0.5, 5)
+    assert verdict({"c": above, "d": across}) == [
+        "b - c lies above zero: better at this schedule.",
+        "b - d includes zero: not shown at this schedule, differences above 0.50 points are excluded.",
+        "The claim, which needs both above zero, is not supported.",
+    ]
+    assert "below zero: at equal cost, width is the better use" in verdict({"c": below, "d": above})[0]
+    assert verdict({"c": above, "d": above})[-1] == "The claim is supported."
+    assert verdict({"c": above._replace(n=4), "d": above}) == ["Fewer than five seeds: no verdict."]
+
+
+def test_only_five_seeds_of_the_short_schedule_are_the_registered_comparison():
+    def text(seeds: int, schedule: str) -> str:
+        return COMPARISON.table(COMPARISON.summarise(arm_rows(seeds, schedule, b=81.0)))
+
+    assert "not the registered comparison" not in text(5, "short")
+    assert "not the registered comparison" in text(5, "paper")
+    assert "not the registered comparison" in text(6, "short")
+    assert "no verdict. This is not the registered comparison" in text(2, "smoke")
+
+
+def test_the_papers_protocol_shows_the_best_epoch_and_the_last():
+    rows = [
+        row(net, seed, 80.0 + seed)
+        | {"schedule": "paper", "best_test_top1": None if seed == 0 else 85.0, "removed_top1": None}
+        for net in ("plain", "dit") for seed in (0, 1)
+    ]  # fmt: skip
+    for name in ("table2", "fig5"):  # The first seed broke off: the protocol is the recipe's
+        experiment = EXPERIMENTS[name]
+        summary = experiment.summarise(rows)
+        assert summary["selected_on"] == "test"
+        text = experiment.table(summary)
+        assert "best test epoch [%] | last epoch [%]" in text
+        assert "82.50 [50.73, 114.27] | 80.50 [74.15, 86.85]" in text
+        held = experiment.table(experiment.summarise([row | {"schedule": "short", "best_test_top1": None} for row in rows]))
+        assert "last epoch" not in held
+        assert "chosen on held-out images" in held
+
+
+def test_comparisons_pair_by_seed_and_worked_by_hand():
+    tops = {"a": [70.0, 80.0, 90.0], "b": [71.0, 82.0, 93.0], "c": [70.0] * 3, "d": [70.0] * 3, "e": [70.0] * 3}
+    rows = [row(ARMS[arm], seed, value) for arm, values in tops.items() for seed, value in enumerate(values)]
+    summary = COMPARISON.summarise(rows[::-1])
+    own = summary["comparisons"]["b - a"]
+    assert own["differences"] == [1.0, 2.0, 3.0]
+    half = 4.302653 / math.sqrt(3)
+    assert own["interval"] == pytest.approx((2.0, 2 - half, 2 + half, 3))
+    assert own["p"] == pytest.approx(0.0742, abs=1e-4)
+    assert summary["arms"]["b"]["time_ratio"] == 2.0
+    assert "Fewer than five seeds: no verdict." in COMPARISON.table(summary)
+
+
+def test_each_network_is_compared_with_the_plain_one_of_its_family():
+    tops = {"plain": 80.0, "dit-stage3": 81.0, "convnext": 60.0, "convnext-block1": 57.0}
+    rows = [row(net, seed, top1 + seed) | {"removed_top1": 50.0 if net in ("dit-stage3", "convnext-block1") else None}
+            for net, top1 in tops.items() for seed in (0, 1)]  # fmt: skip
+    nets = {own["net"]: own for own in EXPERIMENTS["fig5"].summarise(rows)["nets"]}
+    gains = {net: own["gain"] and own["gain"].mean for net, own in nets.items()}
+    assert gains == {"plain": None, "dit-stage3": 1.0, "convnext": None, "convnext-block1": -3.0}
+    assert nets["dit-stage3"]["drop"].mean == 31.5
+    assert nets["plain"]["drop"] is None
+
+
+def test_table5_compares_the_two_terms_by_seed_and_shows_what_each_costs():
+    costs = {"convnext": 100, "convnext-block3": 100 + 32_768, "convnext-pixelwise": 100 + 76_832}
+    tops = {"convnext": [60, 61], "convnext-block3": [64, 62], "convnext-pixelwise": [61, 63]}
+    rows = [
+        row(net, seed, tops[net][seed]) | {"parameters": costs[net], "removed_top1": None}
+        for net in costs for seed in ((1, 0) if net == "convnext-block3" else (0, 1))
+    ]  # fmt: skip
+    summary = EXPERIMENTS["table5"].summarise(rows)
+    assert summary["channelwise_less_pixelwise"] == pytest.approx((1.0, 1 - 25.41, 1 + 25.41, 2), abs=0.01)  # 3 and -1
+    line = "Channel-wise less pixel-wise: 1.00 [-24.41, 26.41] points, n = 2, terms of 32,768 against 76,832 parameters."
+    assert line in EXPERIMENTS["table5"].table(summary)
+    assert "Channel-wise less" not in EXPERIMENTS["fig5"].table(EXPERIMENTS["fig5"].summarise(rows[:-2]))
+
+
+def test_power_is_what_a_simulation_finds():
+    effect = detectable_difference(1.0, 5)
+    draw = torch.Generator().manual_seed(0)
+    samples = (torch.randn(800, 5, generator=draw) + effect).tolist()
+    found = sum(paired_p_value(sample, [0.0] * 5) < 0.05 for sample in samples) / len(samples)
+    assert found == pytest.approx(0.8, abs=0.05)
+    assert detectable_difference(2.0, 5) == pytest.approx(2 * effect)
+    assert paired_p_value([1.0], [0.0]) is None
+    assert holm({}) == {}
+
+
+@pytest.mark.parametrize("name", ["table3", "table4", "table5", "fig5"])
+def test_smoke_leaves_record_table_and_figure(name, tmp_path):
+    experiment = EXPERIMENTS[name]
+    record = reproduce(experiment, "smoke", tmp_path / name, seeds=1)
+    assert record["cells"]
+    text = (tmp_path / name / f"{name}.md").read_text()
+    assert "| --- |" in text
+    assert "nan" not in text
+    assert {path.name for path in (tmp_path / name).iterdir()} - {"cells", "cells.jsonl"} == {
+        f"{name}.{ending}" for ending in ("json", "md", "png", "svg")
+    }
+    if name == "table4":
+        assert set(record["cells"][0]["top1"]) == {"whole", "less tr(A S)", "Q = 0"}
+
+
+def test_the_comparisons_smoke_feeds_table2(tmp_path):
+    reproduce(COMPARISON, "smoke", tmp_path / "comparison", seeds=1)
+    done = {path.name for path in (tmp_path / "comparison" / "cells").iterdir()}
+    assert len(done) == 5
+    record = reproduce(EXPERIMENTS["table2"], "smoke", tmp_path / "table2", seeds=1)
+    trained = {path.name for path in (tmp_path / "table2" / "cells").iterdir()}
+    assert len(trained) == 3  # the older networks; the others are the comparison's
+    assert len(record["cells"]) == 6
+    assert {own["title"].split(",")[0] for own in record["summary"]["nets"]} >= {"ResNet-20", "Dit-ResNet-20", "QuadraLib"}
+    text = (tmp_path / "table2" / "table2.md").read_text()
+    assert "not available as text" in text
+    assert "3 runs taken over from comparison (commit" in text
+    assert {f"table2.{ending}" for ending in ("json", "md", "png", "svg")} <= {
+        p.name for p in (tmp_path / "table2").iterdir()
+    }
+    assert set(record["summary"]["nets"][0]["top1"]) == {"mean", "low", "high", "n"}
+
+
+def test_table3_has_the_papers_costs_beside_its_quoted_accuracies(tmp_path):
+    experiment = EXPERIMENTS["table3"]
+    cell = {"model": "dit_convnext_tiny"}
+    numbers = experiment.run(cell, context(tmp_path))
+    assert (numbers["parameters"], round(numbers["macs"] / 1e9, 2)) == (29_473_864, 7.23)
+    table = experiment.table(experiment.summarise([cell | numbers]))
+    assert "| Dit-ConvNeXt-T | 29,473,864 | 7.23 |" in table
+    assert "82.6 | not trained | Liu et al., NeurIPS 2024, Table 3 |" in table
+    assert "not available as text" in table
+
+
+def test_an_image_set_of_one_class_gives_the_share_of_right_answers(trained):
+    images = made_images("cifar10").test
+    one = ImageSet(images.images, torch.zeros_like(images.labels))
+    answers = trained.model((images.images.float() / 255 - 0.5) / 0.25).argmax(1)
+    assert accuracy(trained, trained.model, one) == pytest.approx(100 * float((answers == 0).float().mean()))
