@@ -35,6 +35,7 @@ _CLASS_TITLES = {
     "white-channels": _SIGNS,
     "neighbours": ("right", "below", "below right", "below left"),
 }
+_RATIOS = (0.5, 1, 2, 5, 10, 20, 50)
 _BRIGHTNESS = 0.18  # of a standard deviation, in an image drawn
 
 
@@ -57,7 +58,7 @@ def _curves(summary: Summary) -> "Figure":
             _curve(samples, [a for a in mine if a["strength"] == summary["strength"]], lambda a: a["samples"], name)
             _curve(strengths, [a for a in mine if a["samples"] == summary["fixed_samples"]], lambda a: a["strength"], name)
         samples.axhline(optimum[summary["strength"]], color="black", linewidth=1, label="Bayes optimum")
-        strengths.plot(*zip(*sorted(optimum.items()), strict=True), color="black", linewidth=1)
+        strengths.plot(*zip(*sorted(optimum.items()), strict=True), color="black", linestyle="-", marker="", linewidth=1)
         for axes in (samples, strengths):
             axes.axhline(100 / CLASSES, color="0.5", linewidth=0.8, linestyle=(0, (1, 2)))
         counts = sorted({a["samples"] for a in chosen})
@@ -102,15 +103,16 @@ def _ratios(summary: Summary) -> "Figure":
             each = [ratio for ratio in found["each"] if ratio is not None]
             axes.plot(each, [place + 0.25] * len(each), **(style | {"markersize": 2.5, "alpha": 0.6}))
             if found["ratio"] is None:
-                axes.annotate(
-                    "no shared accuracies", (1, place), (4, 0), textcoords="offset points", va="center", fontsize=7
-                )
+                words = "not for every seed" if each else "no shared accuracies"
+                axes.annotate(words, (1, place), (4, 0), textcoords="offset points", va="center", fontsize=7)
                 continue
             mean, low, high, _ = found["ratio"]
             axes.plot([mean], [place], **style)
             if low is not None:
-                axes.plot([low, high], [place, place], color=style["color"], linewidth=1.4)
+                axes.hlines(place, low, high, color=style["color"], linewidth=1.4)
         axes.set(title=_TITLES[family], xscale="log", xlabel="samples of plain / of this")
+        axes.set_xticks(_RATIOS, [f"{ratio:g}" for ratio in _RATIOS])
+        axes.set_xticks([], minor=True)
         axes.set_yticks(range(len(names)), [METHODS[name] for name in names])
         axes.set_ylim(len(names) - 0.5, -0.5)
     return figure
