@@ -238,6 +238,7 @@ CORRELATIONS = Experiment(
             ),
             4,
             "16x16 images, networks of depth 8 instead of 20, 200 steps.",
+            "39 core-min",
         ),
         "full": Budget(
             CorrelationSettings(
