@@ -3,9 +3,11 @@
 from typing import Any
 
 from ditcnn.errors import InputError, nearest
+from ditcnn.experiments.correlations import CORRELATIONS
 from ditcnn.experiments.experiment import BUDGETS, Budget, BudgetName, Experiment, Plan
 from ditcnn.experiments.fig1 import FIG1
 from ditcnn.experiments.fig2 import FIG2
+from ditcnn.experiments.fig3 import FIG3
 from ditcnn.experiments.fig6 import FIG6
 from ditcnn.experiments.runner import duration, reproduce
 
@@ -21,7 +23,7 @@ __all__ = [
     "reproduce",
 ]
 
-_ALL: tuple[Experiment[Any], ...] = (FIG1, FIG2, FIG6)
+_ALL: tuple[Experiment[Any], ...] = (FIG1, FIG2, FIG3, FIG6, CORRELATIONS)
 
 EXPERIMENTS: dict[str, Experiment[Any]] = {experiment.name: experiment for experiment in _ALL}
 

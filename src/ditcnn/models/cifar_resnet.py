@@ -81,6 +81,7 @@ class CifarResNet(nn.Module):
         in_chans: Channels of the images.
         global_pool: ``"avg"``, the mean over quarters of the map (2x2), or ``""``, the map itself.
         drop_rate: Dropout before the head.
+        widths: Channels of the three stages; the stem has those of the first.
 
     Shapes:
         ``[N, in_chans, H, W]`` -> ``[N, num_classes]``.
@@ -93,27 +94,30 @@ class CifarResNet(nn.Module):
         in_chans: int = 3,
         global_pool: str = "avg",
         drop_rate: float = 0.0,
+        widths: Sequence[int] = WIDTHS,
     ) -> None:
         super().__init__()
+        if len(widths) != 3 or min(widths) < 1:
+            raise ValueError(f"widths must be three numbers of channels, as {WIDTHS}; got {tuple(widths)}.")
         if depth % 6 != 2 or depth < 8:
             raise ValueError(f"depth must be 6n + 2 with n >= 1 (20, 32, 56, 110, ...); got {depth}.")
         self.num_classes = num_classes
         self.in_chans = in_chans
         self.drop_rate = drop_rate
         self.grad_checkpointing = False
-        self.conv1 = nn.Conv2d(in_chans, WIDTHS[0], 3, 1, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(WIDTHS[0])
+        self.conv1 = nn.Conv2d(in_chans, widths[0], 3, 1, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(widths[0])
         self.act1 = nn.ReLU(inplace=True)
 
         blocks = (depth - 2) // 6
-        self.layer1 = _make_stage(WIDTHS[0], WIDTHS[0], 1, blocks)
-        self.layer2 = _make_stage(WIDTHS[0], WIDTHS[1], 2, blocks)
-        self.layer3 = _make_stage(WIDTHS[1], WIDTHS[2], 2, blocks)
+        self.layer1 = _make_stage(widths[0], widths[0], 1, blocks)
+        self.layer2 = _make_stage(widths[0], widths[1], 2, blocks)
+        self.layer3 = _make_stage(widths[1], widths[2], 2, blocks)
 
-        self.num_features = WIDTHS[2]
-        self.head_hidden_size = 4 * WIDTHS[2]
-        self.feature_info = [dict(num_chs=WIDTHS[0], reduction=1, module="act1")] + [
-            dict(num_chs=width, reduction=2**i, module=f"layer{i + 1}") for i, width in enumerate(WIDTHS)
+        self.num_features = widths[2]
+        self.head_hidden_size = 4 * widths[2]
+        self.feature_info = [dict(num_chs=widths[0], reduction=1, module="act1")] + [
+            dict(num_chs=width, reduction=2**i, module=f"layer{i + 1}") for i, width in enumerate(widths)
         ]
         self.reset_classifier(num_classes, global_pool)
 
@@ -122,7 +126,7 @@ class CifarResNet(nn.Module):
         return self.forward_head(self.forward_features(x))
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Return the last map, ``[N, 64, H/4, W/4]``."""
+        """Return the last map, ``[N, 64, H/4, W/4]`` at the usual widths."""
         x = self.act1(self.bn1(self.conv1(x)))
         for stage in self._stages():
             x = self._run(stage, x)
@@ -210,7 +214,7 @@ class DitResNet(CifarResNet):
     Drawn from the same seed, every other parameter starts as in the plain network.
 
     Args:
-        depth, num_classes, in_chans, global_pool, drop_rate: As in `CifarResNet`.
+        depth, num_classes, in_chans, global_pool, drop_rate, widths: As in `CifarResNet`.
         img_size: Size of the images, H = W or (H, W); only ``quadratic_norm="spatial"`` depends on it.
         quadratic_norm: The norm before the term, see `ditcnn.QuadraticForm2d`.
         quadratic_combine: ``"mean"`` of term and convolution, as published, or their ``"sum"``, with which a plain network's
@@ -234,9 +238,10 @@ class DitResNet(CifarResNet):
         height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
         block: Any = self.layer2[0]
         block.combine = quadratic_combine
+        channels = block.conv2.in_channels
         block.quadratic = QuadraticForm2d(
-            WIDTHS[1],
-            WIDTHS[1],
+            channels,
+            channels,
             norm=quadratic_norm,
             map_size=((height + 1) // 2, (width + 1) // 2),
             spatial_transpose=spatial_transpose,
