@@ -12,6 +12,10 @@ import torch
 from PIL import Image
 
 SIZE = 8
+FILES_OF_A_RUN = {
+    ".lock", "config.yaml", "env.json", "metrics.jsonl", "curves.png", "events", "last.pt", "previous.pt", "config.json",
+    "model.safetensors",
+}  # fmt: skip
 torch.set_num_threads(1)  # the tests are small: a second thread would only wait
 
 

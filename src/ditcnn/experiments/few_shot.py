@@ -16,7 +16,7 @@ from ditcnn.data.batches import derived_seed
 from ditcnn.errors import RunFailed
 from ditcnn.layers import QuadraticLinear
 
-__all__ = ["discriminant_hits", "logistic_hits", "make_network", "share", "train_network", "vectors"]
+__all__ = ["discriminant_hits", "logistic_hits", "make_network", "network_hits", "share", "train_network", "vectors"]
 
 
 def vectors(part: ImageSet) -> Tensor:
@@ -82,6 +82,13 @@ def train_network(
             raise RunFailed(f"the loss became {total} in epoch {epoch + 1} at learning rate {lr}.")
         progress((epoch + 1) / epochs)
     return total / len(x)
+
+
+@torch.no_grad()
+def network_hits(network: nn.Module, test: Tensor, truth: Tensor) -> int:
+    """Return the right decisions of a trained network."""
+    decisions = torch.cat([network(batch).argmax(1) for batch in test.split(1000)])
+    return int((decisions == truth).sum())
 
 
 def logistic_hits(x: Tensor, labels: Tensor, test: Tensor, truth: Tensor) -> int:

@@ -17,6 +17,7 @@ from ditcnn.experiments.few_shot import (
     discriminant_hits,
     logistic_hits,
     make_network,
+    network_hits,
     share,
     train_network,
     vectors,
@@ -86,9 +87,7 @@ def run(cell: Cell, context: Context) -> Numbers:
             seed=cell["seed"],
             progress=context.progress,
         )
-        with torch.no_grad():
-            decisions = torch.cat([network(batch).argmax(1) for batch in test.split(1000)])
-        hits = int((decisions == truth).sum())
+        hits = network_hits(network, test, truth)
     return numbers | {"hits": hits}
 
 

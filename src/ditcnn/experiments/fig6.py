@@ -14,7 +14,7 @@ from ditcnn.analysis.intervals import mean_interval
 from ditcnn.data import ImageData, ImageSet, open_data
 from ditcnn.experiments.context import Context
 from ditcnn.experiments.experiment import Budget, Cell, Experiment, Numbers, Plan, Row, Summary
-from ditcnn.experiments.few_shot import make_network, train_network, vectors
+from ditcnn.experiments.few_shot import make_network, network_hits, train_network, vectors
 from ditcnn.experiments.fig2 import made_digits
 from ditcnn.experiments.fig6_measures import channel_numbers, pixel_numbers
 from ditcnn.experiments.record import interval_text, markdown_table
@@ -107,12 +107,10 @@ def _run_pixels(cell: Cell, context: Context) -> Numbers:
         seed=cell["seed"],
         progress=context.progress,
     )
-    with torch.no_grad():
-        decisions = torch.cat([network(batch).argmax(1) for batch in vectors(data.test).split(1000)])
-        forms = network.quadratic.matrices()
-    hits = int((decisions == data.test.labels).sum())
+    hits = network_hits(network, vectors(data.test), data.test.labels)
+    forms = network.quadratic.matrices().detach()
     pictures = cell["labels"] == "true" and cell["seed"] == 0
-    return {"test_top1": 100 * hits / len(decisions), "height": data.image_shape[1]} | pixel_numbers(
+    return {"test_top1": 100 * hits / len(data.test), "height": data.image_shape[1]} | pixel_numbers(
         covariances, forms, pictures
     )
 
