@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["FIG2", "Fig2Settings", "made_digits"]
+__all__ = ["FIG2", "SETS", "Fig2Settings", "made_digits"]
 
 METHODS = {
     "neuron": "10 quadratic neurons",

@@ -15,7 +15,7 @@ from ditcnn.data import ImageData, ImageSet, open_data
 from ditcnn.experiments.context import Context
 from ditcnn.experiments.experiment import Budget, Cell, Experiment, Numbers, Plan, Row, Summary
 from ditcnn.experiments.few_shot import make_network, network_hits, train_network, vectors
-from ditcnn.experiments.fig2 import made_digits
+from ditcnn.experiments.fig2 import SETS, made_digits
 from ditcnn.experiments.fig6_measures import channel_numbers, pixel_numbers
 from ditcnn.experiments.record import interval_text, markdown_table
 from ditcnn.experiments.removal import term_moments
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["FIG6", "Fig6Settings"]
 
 LABELS = {"true": "true labels", "permuted": "permuted labels"}
+TITLES = SETS | {"cifar10": "CIFAR-10", "digits": "scikit-learn's digits"}
 
 
 @dataclass(frozen=True)
@@ -160,13 +161,17 @@ def _mean(lists: list[list[float]]) -> list[float]:
     return [round(sum(values) / len(values), 4) for values in zip(*lists, strict=True)]
 
 
+def _title(part: Mapping[str, Any]) -> str:
+    return TITLES.get(part["set"], part["set"])
+
+
 def table(summary: Summary) -> str:
     """Return cosines beside their chance level."""
     head = ["images", "labels", "test accuracy [%]", "leading cosine, own A", "other classes' A", "chance", "chance, 95%"]
     head += ["position of the best, median", "negative eigenvalue"]
     rows = [
         [
-            p["set"],
+            _title(p),
             LABELS[p["labels"]],
             interval_text(p["test_top1"]),
             interval_text(p["lead"], 3),
@@ -179,21 +184,22 @@ def table(summary: Summary) -> str:
         for p in summary["pixels"]
     ]
     classes = [
-        [p["set"], LABELS[p["labels"]], *(f"{interval[0]:.2f}" for interval in p["lead_by_class"])]
+        [_title(p), LABELS[p["labels"]], *(f"{interval[0]:.2f}" for interval in p["lead_by_class"])]
         for p in summary["pixels"]
     ]
     names = [str(c) for c in range(len(summary["pixels"][0]["lead_by_class"]))]
     parts = [
         "Cosine of the leading eigenvector of a class covariance S_j with the most similar eigenvector of A_j, mean over "
         "classes, then over runs with 95% interval (t). Chance: random orthonormal vectors in as many dimensions as pixels "
-        "vary. Position: of that eigenvector by |eigenvalue|, of all classes and runs.",
+        "vary; 95% is of a single direction, and a mean over classes spreads less. Position: of that eigenvector by "
+        "|eigenvalue|, of all classes and runs.",
         markdown_table(head, rows),
         "The same by class:",
         markdown_table(["images", "labels", *names], classes),
     ]
     if (c := summary["channels"]) is not None:
         parts += [
-            f"Dit-ResNet-20 on {c['set']}, {c['epochs']} epochs, test accuracy {interval_text(c['test_top1'])}%: the "
+            f"Dit-ResNet-20 on {_title(c)}, {c['epochs']} epochs, test accuracy {interval_text(c['test_top1'])}%: the "
             "leading eigenvector of the channels' covariance at the term's input has a cosine of "
             f"{interval_text(c['lead'], 3)} with the most similar eigenvector of A, mean over outputs (chance "
             f"{c['chance']:.3f}, its 95% point {c['chance_95']:.3f}). Along the first eigenvector of A the channels have "
@@ -236,6 +242,7 @@ def _spectra(summary: Summary) -> "Figure":
     from matplotlib.figure import Figure
 
     name = summary["pixels"][0]["set"]
+    pixel_title = _title(summary["pixels"][0])
     pixels = {p["labels"]: p for p in summary["pixels"] if p["set"] == name}
     channels = summary["channels"]
     figure = Figure(figsize=(7, 5.2))
@@ -245,17 +252,17 @@ def _spectra(summary: Summary) -> "Figure":
     if "permuted" in pixels:
         curves["A from permuted labels"] = pixels["permuted"]["by_rank"]
     _ranks(panels[0][0], curves, true, "eigenvector of $S_j$, by variance")
-    panels[0][0].set(title=f"{name}: pixels", ylabel="best |cosine| with A")
+    panels[0][0].set(title=f"{pixel_title}: pixels", ylabel="best |cosine| with A")
     for index, labels in enumerate(pixels):
         spectrum = pixels[labels]["form_spectrum"]
-        style = {key: value for key, value in line_style((0, 2)[index]).items() if key != "marker"}
+        style = line_style((0, 2)[index]) | {"marker": ""}
         panels[0][1].plot(range(1, len(spectrum) + 1), spectrum, **style, label=LABELS[labels])
     panels[0][1].set(
-        title=f"{name}: spectrum of $A_j$", xlabel="eigenvalue, ascending", ylabel="eigenvalue / largest magnitude"
+        title=f"{pixel_title}: spectrum of $A_j$", xlabel="eigenvalue, ascending", ylabel="eigenvalue / largest magnitude"
     )
     panels[0][1].legend()
     if channels is not None:
-        title = f"Dit-ResNet-20, {channels['set']}: channels"
+        title = f"Dit-ResNet-20, {_title(channels)}: channels"
         _ranks(panels[1][0], {"trained A": channels["by_rank"]}, channels, "eigenvector of S, by variance")
         panels[1][0].set(title=title, ylabel="best |cosine| with A")
         along = channels["variance_along"]
@@ -271,7 +278,7 @@ def _ranks(axes: "Axes", curves: dict[str, list[float]], result: dict[str, Any],
         axes.plot(range(1, len(values) + 1), values, **line_style(index) | {"markersize": 2.5}, label=name)
     last = max(len(values) for values in curves.values())
     axes.fill_between(
-        [1, last], 0, [result["chance_95"]] * 2, color="0.85", linewidth=0, label="chance, up to the 95% point of one cosine"
+        [1, last], 0, [result["chance_95"]] * 2, color="0.85", linewidth=0, label="chance: mean, 95% point of a pair"
     )
     axes.axhline(result["chance"], color="0.4", linewidth=0.8)
     axes.set(xlabel=label, ylim=(0, 1))
@@ -291,12 +298,14 @@ FIG6 = Experiment(
             Fig6Settings(1, "cifar10-warmup", 0, 1, 1, 100),
             1,
             "6x6 images that are made, one epoch; the network on 8x8 digits.",
+            "12 s",
         ),
         "quick": Budget(
             Fig6Settings(2, "cifar10-warmup", 2, 60, 1),
             3,
             "Neurons: 2 of 20 epochs, 3 runs. Dit-ResNet-20: 2 of 160 epochs on CIFAR-10, one run; without CIFAR-10, 60 "
             "epochs on scikit-learn's digits.",
+            "about 20 core-min",
         ),
         "full": Budget(
             Fig6Settings(20, "cifar10", 160, 60, 3), 10, "The paper's 20 and 160 epochs; ten runs of the neurons."
