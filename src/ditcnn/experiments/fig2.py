@@ -208,7 +208,7 @@ FIG2 = Experiment(
             Fig2Settings((0.001, 0.003, 0.01, 0.03, 0.1)),
             3,
             "Fractions up to 10% instead of 100%, 3 runs instead of 10; all else as in the paper.",
-            "about 10 core-min",
+            "about 17 min",
         ),
         "full": Budget(
             Fig2Settings((0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)), 10, "The paper's setting: up to 100%, ten runs."
