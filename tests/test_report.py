@@ -17,6 +17,7 @@ from torch import nn
 
 from ditcnn.cli import main
 from ditcnn.report.figures import curves_figure
+from ditcnn.report.removal import removal_of
 from ditcnn.report.runs import group_runs, read_run
 from ditcnn.train import save_model
 from tests.conftest import write_idx
@@ -156,6 +157,11 @@ def test_n_counts_the_runs_of_the_interval_and_an_unfinished_one_hides_no_curve(
     groups, _ = group_runs([read_run(Path(path)) for path in (*folders[:2], begun)])
     (line,) = curves_figure(groups).axes[0].lines
     assert line.get_ydata().tolist() == [1.0, 0.5]
+    (begun / "metrics.jsonl").write_text(json.dumps({"epoch": 1, "train_loss": 4.0, "holdout_top1": 10.0}) + "\n")
+    groups, _ = group_runs([read_run(Path(path)) for path in (*folders[:2], begun)])
+    mean, short = curves_figure(groups).axes[0].lines
+    assert mean.get_ydata().tolist() == [1.0, 0.5]  # of the runs of two epochs alone
+    assert short.get_ydata().tolist() == [4.0]
 
 
 def test_matrices_are_shown_where_a_model_has_terms(folders, tmp_path):
@@ -177,9 +183,51 @@ def test_what_comes_from_outside_is_escaped(folders):
 def test_removal_is_measured_where_images_are_given(folders):
     write_idx(Path("idx"), train=60, test=30)
     page = report(*folders, "--data", "idx")
-    assert "dit_resnet20 2" in page.text.partition("What removal does")[2]
+    found = page.text.partition("What removal does")[2]
+    assert "dit_resnet20 2" in found
     assert "Less tr(A S) subtracts" in page.text
     assert "Not measured" in report(*folders).text
+    own = [removal_of(read_run(Path(path)), Path("idx")) for path in folders[2:]]
+    whole, less, without = (
+        sum(getattr(removal, name) for removal in own) / 2 for name in ("whole", "less_covariance", "without")
+    )
+    assert re.search(rf"2 {whole:.2f} \[\S+ \S+\] {whole - less:.2f} \[\S+ \S+\] {whole - without:.2f} \[", found)
+
+
+def test_removal_is_of_finished_runs_alone(folders):
+    write_idx(Path("idx"), train=60, test=30)
+    metrics = Path(folders[3], "metrics.jsonl")
+    whole = metrics.read_text()
+    metrics.write_text(whole.splitlines(keepends=True)[0])
+    try:
+        found = report(*folders, "--data", "idx").text.partition("What removal does")[2]
+    finally:
+        metrics.write_text(whole)
+    assert "dit_resnet20 1 " in found
+
+
+def test_a_setting_younger_than_a_run_is_at_its_default(tmp_path):
+    old = write_run(tmp_path / "old", "resnet20", 0, 80.0)
+    new = write_run(tmp_path / "new", "resnet20", 1, 81.0, mixup=0.0, milestones=[80.0, 120.0])
+    other = write_run(tmp_path / "other", "resnet20", 2, 81.0, mixup=0.8)
+    groups, differing = group_runs([read_run(path) for path in (old, new, other)])
+    assert [len(group.runs) for group in groups] == [2, 1]
+    assert differing == {"mixup": [0.0, 0.8]}
+
+
+def test_groups_never_share_a_name(tmp_path):
+    kwargs = {"model_kwargs": ["a=1"]}
+    many = {"lr": 0.2, "gamma": 0.2, "momentum": 0.8, "weight_decay": 0.0}
+    settings = [kwargs, kwargs | many, {}]
+    runs = [read_run(write_run(tmp_path / str(n), "resnet20", 0, 80.0, **own)) for n, own in enumerate(settings)]
+    groups, _ = group_runs(runs)
+    assert len({group.name for group in groups}) == 3
+
+
+def test_runs_of_one_row_that_name_different_data_are_pointed_out(tmp_path):
+    runs = [str(write_run(tmp_path / name, "resnet20", n, 80.0, data=name)) for n, name in enumerate(("here", "there"))]
+    assert "resnet20: its runs name different data." in report(*runs).text
+    assert "different data" not in report(runs[0]).text
 
 
 def test_a_report_is_replaced_and_no_other_file_is(folders, capsys):

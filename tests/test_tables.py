@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from ditcnn.analysis.intervals import Interval
 from ditcnn.analysis.power import detectable_difference, holm, paired_p_value
 from ditcnn.cost import cost_of
 from ditcnn.data import ImageSet
-from ditcnn.errors import InputError, RunFailed
+from ditcnn.errors import Diverged, InputError, RunFailed
 from ditcnn.experiments import EXPERIMENTS, Plan, reproduce
 from ditcnn.experiments.comparison import ARMS, COMPARISON, verdict
 from ditcnn.experiments.context import Context
@@ -23,8 +25,8 @@ from ditcnn.experiments.nets import NETS, recipe_of
 from ditcnn.experiments.provenance import taken_over
 from ditcnn.experiments.removal import accuracy, less_covariance, term_parts, without_terms
 from ditcnn.experiments.sets import made_sets
-from ditcnn.experiments.training import made_images, run_folder, train_cell
-from ditcnn.train import TrainedModel, Trainer
+from ditcnn.experiments.training import folder_of, made_images, train_cell
+from ditcnn.train import Stopped, TrainedModel, Trainer
 from tests.test_older import WIDTHS
 
 CELL = {"data": "cifar10", "net": "dit", "depth": 20, "schedule": "smoke", "seed": 0}
@@ -92,15 +94,35 @@ def test_a_run_is_taken_over_from_the_comparison_beside_and_trained_on_from_a_st
     assert taken_over([CELL | again, CELL | again, CELL | first]) == [
         {"experiment": "comparison", "runs": 1, "commits": [str(commit)]}
     ]
-    assert run_folder(CELL | {"measure": "removal"}, context(tmp_path / "table4")).path.is_relative_to(
-        tmp_path / "comparison"
-    )
-    assert run_folder(CELL | {"seed": 1}, context(tmp_path / "table4")).path.is_relative_to(tmp_path / "table4")
+    removal = train_cell(CELL | {"measure": "removal"}, context(tmp_path / "table4"))
+    assert folder_of(removal, context(tmp_path / "table4")).path.is_relative_to(tmp_path / "comparison")
+    with pytest.raises(pytest.fail.Exception, match="trained again"):
+        train_cell(CELL | {"seed": 1}, context(tmp_path / "table4"))
+
+
+def test_the_registered_comparison_trains_its_own_runs(tmp_path, monkeypatch):
+    train_cell(CELL, context(tmp_path / "comparison"))
+    monkeypatch.setattr(Trainer, "_train_step", lambda *arguments: pytest.fail("it trained"))
+    with pytest.raises(pytest.fail.Exception, match="it trained"):
+        COMPARISON.run(CELL, context(tmp_path / "again"))
+
+
+def test_a_stop_in_the_last_moments_of_a_run_is_not_lost(tmp_path, monkeypatch):
+    finish = Trainer._finish
+
+    def stopped(trainer):
+        finish(trainer)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Trainer, "_finish", stopped)
+    with pytest.raises(Stopped):
+        train_cell(CELL, context(tmp_path / "table2"))
+    monkeypatch.setattr(Trainer, "_train_step", lambda *arguments: pytest.fail("it trained again"))
+    assert train_cell(CELL, context(tmp_path / "table2"))["failed"] is None
 
 
 def test_a_finished_run_without_its_checkpoint_is_not_trained_again_on_top(tmp_path):
-    train_cell(CELL, context(tmp_path / "comparison"))
-    folder = run_folder(CELL, context(tmp_path / "comparison"))
+    folder = folder_of(train_cell(CELL, context(tmp_path / "comparison")), context(tmp_path / "comparison"))
     before = folder.metrics.read_bytes()
     for checkpoint in (folder.last, folder.previous):
         checkpoint.unlink(missing_ok=True)
@@ -112,13 +134,22 @@ def test_a_finished_run_without_its_checkpoint_is_not_trained_again_on_top(tmp_p
 
 def test_a_run_that_breaks_off_counts_as_chance_and_says_why(tmp_path, monkeypatch):
     def broken(trainer, images, labels):
-        raise RunFailed("the loss became nan")
+        raise Diverged("the loss became nan")
 
     monkeypatch.setattr(Trainer, "_train_step", broken)
     numbers = train_cell(CELL, context(tmp_path / "comparison"))
     assert numbers["failed"] == "the loss became nan"
     assert numbers["test_top1"] == pytest.approx(100 / 3)
     json.dumps(numbers, allow_nan=False)
+
+
+def test_a_machine_short_of_memory_is_no_result(tmp_path, monkeypatch):
+    def broken(trainer, images, labels):
+        raise RunFailed("out of memory")
+
+    monkeypatch.setattr(Trainer, "_train_step", broken)
+    with pytest.raises(RunFailed, match="out of memory"):
+        train_cell(CELL, context(tmp_path / "comparison"))
 
 
 def test_the_arms_are_those_of_the_protocol():
@@ -191,14 +222,17 @@ def test_the_claim_needs_both_intervals_above_zero():
 
 def test_the_verdict_is_one_of_the_outcomes_that_were_registered():
     above, across, below = Interval(1.0, 0.5, 1.5, 5), Interval(0.1, -0.3, 0.5, 5), Interval(-1.0, -1.5, -0.5, 5)
-    assert verdict({"c": above, "d": across}) == [
+    good = {"b - c": above, "b - d": above, "b - a": above, "b - e": across}
+    assert verdict(good)[-1] == "The claim is supported."
+    assert verdict(good | {"b - d": across}) == [
         "b - c lies above zero: better at this schedule.",
         "b - d includes zero: not shown at this schedule, differences above 0.50 points are excluded.",
         "The claim, which needs both above zero, is not supported.",
     ]
-    assert "below zero: at equal cost, width is the better use" in verdict({"c": below, "d": above})[0]
-    assert verdict({"c": above, "d": above})[-1] == "The claim is supported."
-    assert verdict({"c": above._replace(n=4), "d": above}) == ["Fewer than five seeds: no verdict."]
+    assert "below zero: at equal cost, width is the better use" in verdict(good | {"b - c": below})[0]
+    assert "not shown to help even beside a cheaper plain network" in verdict(good | {"b - a": across})[-1]
+    assert verdict(good | {"b - e": below})[-1] == "b - e lies below zero: the published swap helps."
+    assert verdict(good | {"b - c": above._replace(n=4)}) == ["Fewer than five seeds: no verdict."]
 
 
 def test_only_five_seeds_of_the_short_schedule_are_the_registered_comparison():
@@ -214,7 +248,8 @@ def test_only_five_seeds_of_the_short_schedule_are_the_registered_comparison():
 def test_the_papers_protocol_shows_the_best_epoch_and_the_last():
     rows = [
         row(net, seed, 80.0 + seed)
-        | {"schedule": "paper", "best_test_top1": None if seed == 0 else 85.0, "removed_top1": None}
+        | {"schedule": "paper", "best_test_top1": None if seed == 0 else 85.0}
+        | {"whole_top1": None, "removed_top1": None}
         for net in ("plain", "dit") for seed in (0, 1)
     ]  # fmt: skip
     for name in ("table2", "fig5"):  # The first seed broke off: the protocol is the recipe's
@@ -244,8 +279,11 @@ def test_comparisons_pair_by_seed_and_worked_by_hand():
 
 def test_each_network_is_compared_with_the_plain_one_of_its_family():
     tops = {"plain": 80.0, "dit-stage3": 81.0, "convnext": 60.0, "convnext-block1": 57.0}
-    rows = [row(net, seed, top1 + seed) | {"removed_top1": 50.0 if net in ("dit-stage3", "convnext-block1") else None}
-            for net, top1 in tops.items() for seed in (0, 1)]  # fmt: skip
+    removed = {"dit-stage3": 50.0, "convnext-block1": 50.0}
+    rows = [
+        row(net, seed, top1 + seed) | {"whole_top1": top1 + seed, "removed_top1": removed.get(net)}
+        for net, top1 in tops.items() for seed in (0, 1)
+    ]  # fmt: skip
     nets = {own["net"]: own for own in EXPERIMENTS["fig5"].summarise(rows)["nets"]}
     gains = {net: own["gain"] and own["gain"].mean for net, own in nets.items()}
     assert gains == {"plain": None, "dit-stage3": 1.0, "convnext": None, "convnext-block1": -3.0}
@@ -253,11 +291,33 @@ def test_each_network_is_compared_with_the_plain_one_of_its_family():
     assert nets["plain"]["drop"] is None
 
 
+@pytest.mark.parametrize("name", ["comparison", "table2", "fig5"])
+def test_runs_that_broke_off_are_counted_and_said_to_be_chance(name):
+    experiment = EXPERIMENTS[name]
+    nets = ARMS.values() if name == "comparison" else ("plain", "dit")
+    with_term, without = {"whole_top1": 80.0, "removed_top1": 70.0}, {"whole_top1": None, "removed_top1": None}
+    rows = [
+        row(net, seed, 80.0 + seed) | (with_term if net == "dit" else without)
+        for net in nets for seed in (0, 1)
+    ]  # fmt: skip
+    assert "broken off, as" not in experiment.table(experiment.summarise(rows))
+    rows[-1] |= without | {"failed": "the loss became nan"}
+    assert "loss was not finite (1), count with the accuracy of chance" in experiment.table(experiment.summarise(rows))
+
+
+def test_table4_leaves_out_runs_that_broke_off():
+    tops = {"whole": 80.0, "less tr(A S)": 79.0, "Q = 0": 70.0}
+    rows = [row("dit", 0, 80.0) | {"top1": tops}, row("dit", 1, 10.0, failed="the loss became nan") | {"top1": None}]
+    summary = EXPERIMENTS["table4"].summarise(rows)
+    assert summary["nets"][0]["drop"]["Q = 0"] == (10.0, None, None, 1)
+    assert "Runs broken off (1) have no network to take apart." in EXPERIMENTS["table4"].table(summary)
+
+
 def test_table5_compares_the_two_terms_by_seed_and_shows_what_each_costs():
     costs = {"convnext": 100, "convnext-block3": 100 + 32_768, "convnext-pixelwise": 100 + 76_832}
     tops = {"convnext": [60, 61], "convnext-block3": [64, 62], "convnext-pixelwise": [61, 63]}
     rows = [
-        row(net, seed, tops[net][seed]) | {"parameters": costs[net], "removed_top1": None}
+        row(net, seed, tops[net][seed]) | {"parameters": costs[net], "whole_top1": None, "removed_top1": None}
         for net in costs for seed in ((1, 0) if net == "convnext-block3" else (0, 1))
     ]  # fmt: skip
     summary = EXPERIMENTS["table5"].summarise(rows)
@@ -285,7 +345,6 @@ def test_smoke_leaves_record_table_and_figure(name, tmp_path):
     assert record["cells"]
     text = (tmp_path / name / f"{name}.md").read_text()
     assert "| --- |" in text
-    assert "nan" not in text
     assert {path.name for path in (tmp_path / name).iterdir()} - {"cells", "cells.jsonl", ".lock"} == {
         f"{name}.{ending}" for ending in ("json", "md", "png", "svg")
     }

@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["InputError", "RunFailed", "ToldElsewhere", "nearest", "reason"]
+__all__ = ["Diverged", "InputError", "RunFailed", "ToldElsewhere", "nearest", "reason"]
 
 
 class InputError(Exception):
@@ -11,7 +11,11 @@ class InputError(Exception):
 
 
 class RunFailed(Exception):
-    """A run that started and could not go on, as when its loss is not finite. The command line exits with status 1."""
+    """A run that started and could not go on, as when memory is short. The command line exits with status 1."""
+
+
+class Diverged(RunFailed):
+    """A run whose loss or weights became infinite or NaN: what it computes, and not the machine, is at fault."""
 
 
 class ToldElsewhere(Exception):

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from ditcnn.analysis.figures import COLOURS
 from ditcnn.analysis.intervals import Interval, paired_interval
 from ditcnn.analysis.power import detectable_difference, holm, paired_p_value, spread_bounds
-from ditcnn.experiments.experiment import Budget, Cell, Experiment, Plan, Row, Summary
+from ditcnn.experiments.context import Context
+from ditcnn.experiments.experiment import Budget, Cell, Experiment, Numbers, Plan, Row, Summary
 from ditcnn.experiments.nets import NETS
 from ditcnn.experiments.record import interval_text, markdown_table
 from ditcnn.experiments.reported import (
@@ -16,6 +17,7 @@ from ditcnn.experiments.reported import (
     accuracies,
     accuracy_heads,
     accuracy_texts,
+    broken_off_text,
     reported_top1,
     selected_on,
 )
@@ -25,9 +27,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["ARMS", "COMPARISON", "comparison_cells"]
+__all__ = ["ARMS", "COMPARISON"]
 
 ARMS = {"a": "plain", "b": "dit", "c": "plain-parameters", "d": "plain-macs", "e": "dit-published"}
+DEPTH = 20  # of which the widths of the arms are
 CLAIM = (("b", "c"), ("b", "d"))  # both intervals above zero, or the claim does not stand
 REGISTERED, FEWEST = "short", 5  # schedule and seeds, docs/protocol.md
 SECONDARY = (("b", "a"), ("e", "a"), ("b", "e"))  # with Holm's correction
@@ -38,27 +41,27 @@ class Settings:
     """How the arms are trained."""
 
     schedule: str
-    depth: int = 20
 
 
-def comparison_cells(schedule: str, seeds: int, depth: int = 20) -> list[Cell]:
-    """Return the runs, all arms of a seed before the next seed, so that a slow hour hits all arms."""
+def _cells(plan: Plan[Settings]) -> list[Cell]:
+    # All arms of a seed before the next seed, so that a slow hour hits all arms.
     return [
-        {"data": "cifar10", "net": net, "depth": depth, "schedule": schedule, "seed": seed}
-        for seed in range(seeds)
+        {"data": "cifar10", "net": net, "depth": DEPTH, "schedule": plan.settings.schedule, "seed": seed}
+        for seed in range(plan.seeds)
         for net in ARMS.values()
     ]
 
 
-def _cells(plan: Plan[Settings]) -> list[Cell]:
-    return comparison_cells(plan.settings.schedule, plan.seeds, plan.settings.depth)
+def _run(cell: Cell, context: Context) -> Numbers:
+    return train_cell(cell, context, take_over=False)  # the registered runs are its own
 
 
 def _summarise(rows: Sequence[Row]) -> Summary:
     by_arm = {arm: sorted((row for row in rows if row["net"] == net), key=lambda r: r["seed"]) for arm, net in ARMS.items()}
     top1 = {arm: [reported_top1(row) for row in own] for arm, own in by_arm.items()}
-    p_values = {f"{x} - {y}": paired_p_value(top1[x], top1[y]) for x, y in SECONDARY}
-    adjusted = holm({name: p for name, p in p_values.items() if p is not None})
+    p_values = {f"{x} - {y}": paired_p_value(top1[x], top1[y]) for x, y in (*CLAIM, *SECONDARY)}
+    secondary = {name: p_values[name] for name in (f"{x} - {y}" for x, y in SECONDARY)}
+    adjusted = holm({name: p for name, p in secondary.items() if p is not None})
     comparisons: dict[str, dict[str, Any]] = {}
     for first, second in (*CLAIM, *SECONDARY):
         name = f"{first} - {second}"
@@ -68,7 +71,7 @@ def _summarise(rows: Sequence[Row]) -> Summary:
             "interval": paired_interval(top1[first], top1[second]),
             "differences": differences,
             "ahead": sum(difference > 0 for difference in differences),
-            "p": paired_p_value(top1[first], top1[second]),
+            "p": p_values[name],
             "p_holm": adjusted.get(name),
             "spread": spread,
             "detectable": detectable_difference(spread, len(differences)) if spread else None,
@@ -77,33 +80,40 @@ def _summarise(rows: Sequence[Row]) -> Summary:
         "arms": {arm: _arm(own, by_arm["a"]) for arm, own in by_arm.items()},
         "comparisons": comparisons,
         "selected_on": selected_on(rows[0]),
-        "verdict": verdict({rival: comparisons[f"b - {rival}"]["interval"] for _, rival in CLAIM}),
+        "verdict": verdict({name: own["interval"] for name, own in comparisons.items()}),
         "registered": rows[0]["schedule"] == REGISTERED and all(len(own) == FEWEST for own in by_arm.values()),
     }
 
 
 def verdict(intervals: Mapping[str, Interval]) -> list[str]:
-    """Return what docs/protocol.md has to say of b less each rival: a sentence each, and one on the claim."""
+    """Return what docs/protocol.md has to say of the differences: of each rival, of the claim, and of its failures."""
     if min(interval.n for interval in intervals.values()) < FEWEST:
         return ["Fewer than five seeds: no verdict."]
     sentences = []
-    for rival, interval in intervals.items():
-        assert interval.low is not None
-        assert interval.high is not None
-        if interval.low > 0:
+    for name in (f"{first} - {second}" for first, second in CLAIM):
+        if _above(intervals[name]):
             outcome = "lies above zero: better at this schedule."
-        elif interval.high < 0:
+        elif _below(intervals[name]):
             outcome = "lies below zero: at equal cost, width is the better use of it."
         else:
-            outcome = (
-                f"includes zero: not shown at this schedule, differences above {interval.high:.2f} points are excluded."
-            )
-        sentences.append(f"b - {rival} {outcome}")
-    supported = all(interval.low is not None and interval.low > 0 for interval in intervals.values())
-    return [
-        *sentences,
-        "The claim is supported." if supported else "The claim, which needs both above zero, is not supported.",
-    ]
+            largest = intervals[name].high
+            outcome = f"includes zero: not shown at this schedule, differences above {largest:.2f} points are excluded."
+        sentences.append(f"{name} {outcome}")
+    supported = all(_above(intervals[f"{first} - {second}"]) for first, second in CLAIM)
+    sentences.append("The claim is supported." if supported else "The claim, which needs both above zero, is not supported.")
+    if not _above(intervals["b - a"]):
+        sentences.append("b - a does not lie above zero: the term is not shown to help even beside a cheaper plain network.")
+    if _below(intervals["b - e"]):
+        sentences.append("b - e lies below zero: the published swap helps.")
+    return sentences
+
+
+def _above(interval: Interval) -> bool:
+    return interval.low is not None and interval.low > 0
+
+
+def _below(interval: Interval) -> bool:
+    return interval.high is not None and interval.high < 0
 
 
 def _arm(rows: Sequence[Row], plain: Sequence[Row]) -> dict[str, object]:
@@ -145,10 +155,11 @@ def _table(summary: Summary) -> str:
         for name, own in summary["comparisons"].items()
     ]  # fmt: skip
     pair_head = ["difference", "points [95% interval]", "n", "ahead", "p", "p, Holm", "spread", "detectable at 80%"]
-    note = f"{ACCURACY_OF[summary['selected_on']]} Differences are paired by seed, with 95% intervals."
+    note = f"{ACCURACY_OF[summary['selected_on']]} Differences are paired by seed, with 95% intervals. "
+    note += broken_off_text(summary["arms"].values())
     registered = "" if summary["registered"] else " This is not the registered comparison, which is quick with five seeds."
     sentences = " ".join(summary["verdict"]) + registered
-    return "\n\n".join([markdown_table(head, arms), markdown_table(pair_head, pairs), note, sentences])
+    return "\n\n".join([markdown_table(head, arms), markdown_table(pair_head, pairs), note.strip(), sentences])
 
 
 def _seconds(value: float | None) -> str:
@@ -195,14 +206,14 @@ def _bar(axes: "Axes", at: int, interval: Interval, colour: str) -> None:
 
 COMPARISON = Experiment(
     name="comparison",
-    shows="whether the term helps at equal cost: Dit-ResNet-20 against widened plain networks, five seeds",
+    shows="whether the term helps at equal cost: Dit-ResNet-20 against widened plain networks",
     budgets={
         "smoke": Budget(Settings("smoke"), 2, "one epoch on made images: says nothing about accuracy."),
         "quick": Budget(Settings("short"), 5, "shortened to 4 epochs of CIFAR-10, as registered in docs/protocol.md."),
         "full": Budget(Settings("paper"), 5, "160 epochs of CIFAR-10, selected on test, as the paper."),
     },
     cells=_cells,
-    run=train_cell,
+    run=_run,
     summarise=_summarise,
     table=_table,
     draw=_draw,

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ditcnn.analysis.moments import second_moments
 from ditcnn.convert import add_quadratic
+from ditcnn.errors import Diverged
 from ditcnn.models import CifarResNet, DitResNet, widths_of_equal_cost
 from ditcnn.recipes import Recipe
 from ditcnn.train.optim import lr_factor, make_optimizer, set_lr
@@ -96,6 +97,9 @@ def train_net(
     """Train a network for a fixed number of steps; return its last accuracies, as fractions of 1, and its size.
 
     The seed gives the initial weights and the order of the images: the same for every network. Nothing is selected.
+
+    Raises:
+        Diverged: The last loss is not finite.
     """
     classes = int(train.labels.max()) + 1
     with torch.random.fork_rng(devices=[]):
@@ -111,6 +115,8 @@ def train_net(
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         progress((step + 1) / schedule.steps)
+    if not loss.isfinite():
+        raise Diverged(f"the loss of {name} became {loss.item()} within {schedule.steps} steps at rate {recipe.lr}.")
     return {
         "accuracy": _accuracy(model, test),
         "train_accuracy": _accuracy(model, train),

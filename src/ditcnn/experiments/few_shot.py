@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ditcnn.analysis.normal import log_density
 from ditcnn.data import ImageSet
 from ditcnn.data.batches import derived_seed
-from ditcnn.errors import RunFailed
+from ditcnn.errors import Diverged
 from ditcnn.layers import QuadraticLinear
 
 __all__ = ["discriminant_hits", "logistic_hits", "make_network", "network_hits", "share", "train_network", "vectors"]
@@ -65,7 +65,7 @@ def train_network(
     """Train by plain SGD on cross-entropy; return the mean loss over the last epoch, in nats.
 
     Raises:
-        RunFailed: The loss is not finite.
+        Diverged: The loss is not finite.
     """
     optimizer = torch.optim.SGD(network.parameters(), lr=lr)
     draw = torch.Generator().manual_seed(derived_seed(seed, 1))
@@ -79,7 +79,7 @@ def train_network(
             optimizer.step()
             total += loss.item() * len(batch)
         if not np.isfinite(total):
-            raise RunFailed(f"the loss became {total} in epoch {epoch + 1} at learning rate {lr}.")
+            raise Diverged(f"the loss became {total} in epoch {epoch + 1} at learning rate {lr}.")
         progress((epoch + 1) / epochs)
     return total / len(x)
 

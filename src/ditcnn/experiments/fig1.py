@@ -12,7 +12,7 @@ from torch import Tensor
 from ditcnn.analysis.alignment import matrix_cosine
 from ditcnn.analysis.intervals import Interval, mean_interval, paired_interval
 from ditcnn.analysis.normal import Quadratic, bayes_accuracy, bayes_quadratic, excess_error
-from ditcnn.errors import RunFailed
+from ditcnn.errors import Diverged
 from ditcnn.experiments.context import Context
 from ditcnn.experiments.descent import FORWARDS, Parameters, descend, mlp, neuron, stack
 from ditcnn.experiments.experiment import Budget, Cell, Experiment, Numbers, Plan, Row, Summary
@@ -112,7 +112,7 @@ def _descend(
             with torch.no_grad():
                 decision = forward(parameters, test)
             if not decision.isfinite().all():
-                raise RunFailed(f"{cell['method']} diverged by epoch {epoch} in {dims} dimensions at lr {cell['lr']}.")
+                raise Diverged(f"{cell['method']} diverged by epoch {epoch} in {dims} dimensions at lr {cell['lr']}.")
             history[epoch] = excess_error(decision, truth).tolist()
 
     seeds = range(cell["seeds"])

@@ -18,7 +18,7 @@ from ditcnn.experiments.few_shot import make_network, network_hits, train_networ
 from ditcnn.experiments.fig2 import SETS, made_digits
 from ditcnn.experiments.fig6_measures import channel_numbers, pixel_numbers
 from ditcnn.experiments.record import interval_text, markdown_table
-from ditcnn.experiments.removal import term_moments
+from ditcnn.experiments.removal import accuracy, term_moments
 from ditcnn.experiments.training import train_run
 from ditcnn.layers import QuadraticLinear
 from ditcnn.recipes import Recipe, make_recipe
@@ -80,7 +80,9 @@ def run(cell: Cell, context: Context) -> Numbers:
     last = TrainedModel(trainer.model.eval(), data.classes, data.image_shape, mean, std)
     seen = ImageSet(data.train.images[: cell["images"]], data.train.labels[: cell["images"]])
     ((_, (term, moments)),) = term_moments(last, seen).items()
-    return {"test_top1": trainer.result["test_top1"]} | channel_numbers(moments.covariance, term.matrices().detach())
+    return {"test_top1": accuracy(last, last.model, data.test)} | channel_numbers(
+        moments.covariance, term.matrices().detach()
+    )
 
 
 def _recipe(cell: Cell) -> Recipe:
@@ -162,7 +164,8 @@ def _mean(lists: list[list[float]]) -> list[float]:
 
 
 def _title(part: Mapping[str, Any]) -> str:
-    return TITLES.get(part["set"], part["set"])
+    name: str = part["set"]
+    return TITLES.get(name, name)
 
 
 def table(summary: Summary) -> str:

@@ -17,15 +17,11 @@ from ditcnn.experiments.reported import (
     accuracies,
     accuracy_heads,
     accuracy_texts,
+    broken_off_text,
     reported_top1,
     selected_on,
 )
-from ditcnn.experiments.training import (
-    cost_of_cell,
-    made_images,
-    run_folder,
-    train_cell,
-)
+from ditcnn.experiments.training import cost_of_cell, folder_of, made_images, train_cell
 from ditcnn.train import load_model
 
 if TYPE_CHECKING:
@@ -61,9 +57,10 @@ def _cells(plan: Plan[Settings]) -> list[Cell]:
 def _run(cell: Cell, context: Context) -> Numbers:
     numbers = train_cell(cell, context)
     if numbers["failed"] is not None or NETS[cell["net"]].model in ("resnet{depth}", "convnext_atto"):
-        return numbers | {"removed_top1": None}
-    trained = load_model(run_folder(cell, context).path)
-    return numbers | {"removed_top1": accuracy(trained, without_terms(trained.model), context.images(cell["data"]).test)}
+        return numbers | {"whole_top1": None, "removed_top1": None}
+    trained, test = load_model(folder_of(numbers, context).path), context.images(cell["data"]).test
+    models = {"whole_top1": trained.model, "removed_top1": without_terms(trained.model)}  # both on the CPU
+    return numbers | {name: accuracy(trained, model, test) for name, model in models.items()}
 
 
 def _summarise(rows: Sequence[Row]) -> Summary:
@@ -71,7 +68,7 @@ def _summarise(rows: Sequence[Row]) -> Summary:
     for net in dict.fromkeys(row["net"] for row in rows):
         own = [row for row in rows if row["net"] == net]
         removed = [row for row in own if row["removed_top1"] is not None]
-        drops = paired_interval([r["test_top1"] for r in removed], [r["removed_top1"] for r in removed]) if removed else None
+        kept, left = ([row[name] for row in removed] for name in ("whole_top1", "removed_top1"))
         gain = _less(rows, net, _TWINS[net]) if net != _TWINS[net] else None
         nets.append(
             {
@@ -81,7 +78,7 @@ def _summarise(rows: Sequence[Row]) -> Summary:
                 "macs": own[0]["macs"],
                 **accuracies(own),
                 "gain": gain,
-                "drop": drops,
+                "drop": paired_interval(kept, left) if removed else None,
                 "failed": sum(row["failed"] is not None for row in own),
             }
         )
@@ -115,7 +112,9 @@ def _table(summary: Summary) -> str:
             *_rivals(summary, plain),
             f"{ACCURACY_OF[summary['selected_on']]} Differences in points, paired by seed, with 95% intervals. The drop",
             f"is of {_DROP_OF[summary['selected_on']]} when A is set to zero and nothing else is changed; a Dit-ResNet",
-            "still halves its convolution's part then. " + taken_over_text(summary["taken_over"]),
+            "still halves its convolution's part then. "
+            + broken_off_text(summary["nets"])
+            + taken_over_text(summary["taken_over"]),
         ]
     )
 

@@ -19,12 +19,19 @@ from ditcnn.analysis.channel_moments import ChannelMoments
 from ditcnn.convert import quadratic_terms
 from ditcnn.data import ImageSet
 from ditcnn.data.batches import normalise
-from ditcnn.layers import PixelwiseForm2d, QuadraticForm2d
+from ditcnn.layers import QuadraticForm2d
 from ditcnn.train import TrainedModel, evaluate
 
-__all__ = ["TermParts", "accuracy", "less_covariance", "term_moments", "term_parts", "without_terms"]
-
-Term = QuadraticForm2d | PixelwiseForm2d
+__all__ = [
+    "Removal",
+    "TermParts",
+    "accuracy",
+    "less_covariance",
+    "measure_removal",
+    "term_moments",
+    "term_parts",
+    "without_terms",
+]
 
 
 @dataclass(frozen=True)
@@ -33,6 +40,29 @@ class TermParts:
 
     of_mean: Tensor
     of_covariance: Tensor
+
+
+@dataclass(frozen=True)
+class Removal:
+    """Test top-1 in percent of a trained model, whole, with every A at zero, and less tr(A S); and the terms' parts.
+
+    Only channel-wise terms have parts and ``less_covariance``.
+    """
+
+    whole: float
+    without: float
+    less_covariance: float | None
+    parts: dict[str, TermParts]
+
+
+def measure_removal(
+    trained: TrainedModel, seen: ImageSet, test: ImageSet, *, progress: Callable[[float], None] = lambda done: None
+) -> Removal:
+    """Take a trained model apart, S over the images ``seen`` in training, and measure what is left on ``test``."""
+    parts = term_parts(trained, seen, progress=progress)
+    whole, without = (accuracy(trained, model, test) for model in (trained.model, without_terms(trained.model)))
+    less = accuracy(trained, less_covariance(trained.model, parts), test) if parts else None
+    return Removal(whole, without, less, parts)
 
 
 @torch.no_grad()

@@ -1,6 +1,6 @@
 """The accuracy that tables report of a trained network: of which epoch, chosen on what, and under which heading."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ditcnn.analysis.intervals import Interval, mean_interval
@@ -8,7 +8,15 @@ from ditcnn.experiments.experiment import Cell, Row
 from ditcnn.experiments.nets import recipe_of
 from ditcnn.experiments.record import interval_text
 
-__all__ = ["ACCURACY_OF", "accuracies", "accuracy_heads", "accuracy_texts", "reported_top1", "selected_on"]
+__all__ = [
+    "ACCURACY_OF",
+    "accuracies",
+    "accuracy_heads",
+    "accuracy_texts",
+    "broken_off_text",
+    "reported_top1",
+    "selected_on",
+]
 
 ACCURACY_OF = {  # by the images on which the epoch is chosen
     "holdout": "Accuracy is of the epoch chosen on held-out images, tested once.",
@@ -42,3 +50,13 @@ def accuracy_texts(own: Mapping[str, Any], selected: str) -> list[str]:
     """Return the cells of a table for what `accuracies` returned."""
     names = ("top1", "last_top1") if selected == "test" else ("top1",)
     return [interval_text(own[name], 2) for name in names]
+
+
+def broken_off_text(nets: Iterable[Mapping[str, Any]]) -> str:
+    """Return a sentence on runs of networks that broke off, ``failed`` of each, or an empty text.
+
+    >>> broken_off_text([{"failed": 1}, {"failed": 2}])
+    'Runs broken off, as their loss was not finite (3), count with the accuracy of chance. '
+    """
+    count = sum(own["failed"] for own in nets)
+    return f"Runs broken off, as their loss was not finite ({count}), count with the accuracy of chance. " if count else ""

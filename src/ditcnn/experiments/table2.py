@@ -10,7 +10,14 @@ from ditcnn.experiments.experiment import Budget, Cell, Experiment, Plan, Row, S
 from ditcnn.experiments.nets import NETS
 from ditcnn.experiments.provenance import taken_over, taken_over_text
 from ditcnn.experiments.record import markdown_table
-from ditcnn.experiments.reported import ACCURACY_OF, accuracies, accuracy_heads, accuracy_texts, selected_on
+from ditcnn.experiments.reported import (
+    ACCURACY_OF,
+    accuracies,
+    accuracy_heads,
+    accuracy_texts,
+    broken_off_text,
+    selected_on,
+)
 from ditcnn.experiments.training import cost_of_cell, made_images, train_cell
 
 if TYPE_CHECKING:
@@ -95,6 +102,7 @@ def _table(summary: Summary) -> str:
             markdown_table(head, rows),
             "",
             f"{ACCURACY_OF[summary['selected_on']]} Means over n seeds, with their 95% intervals. "
+            + broken_off_text(summary["nets"])
             + taken_over_text(summary["taken_over"]),
             "",
             "Of others, under their own settings:",
@@ -132,9 +140,14 @@ TABLE2 = Experiment(
         "quick": Budget(
             Settings("short", (20,), 2, False),
             5,
-            "shortened to depth 20 and 4 epochs of CIFAR-10; the comparison's runs taken over, older networks at 2 seeds.",
+            "shortened to depth 20 and 4 epochs of CIFAR-10; older networks at 2 seeds; the others are the "
+            "comparison's runs, where they lie beside.",
         ),
-        "full": Budget(Settings("paper", (20, 32, 56, 110), 5, True), 5, "the paper's: 160 epochs, all depths, both sets."),
+        "full": Budget(
+            Settings("paper", (20, 32, 56, 110), 5, True),
+            5,
+            "the paper's: 160 epochs, all depths; CIFAR-100 where --data has it.",
+        ),
     },
     cells=_cells,
     run=train_cell,

@@ -12,9 +12,9 @@ from ditcnn.experiments.experiment import Budget, Cell, Experiment, Numbers, Pla
 from ditcnn.experiments.nets import NETS
 from ditcnn.experiments.provenance import taken_over, taken_over_text
 from ditcnn.experiments.record import interval_text, markdown_table
-from ditcnn.experiments.removal import accuracy, less_covariance, term_parts, without_terms
+from ditcnn.experiments.removal import measure_removal
 from ditcnn.experiments.reported import selected_on
-from ditcnn.experiments.training import cost_of_cell, made_images, run_folder, train_cell
+from ditcnn.experiments.training import cost_of_cell, folder_of, made_images, train_cell
 from ditcnn.train import load_model
 
 if TYPE_CHECKING:
@@ -52,12 +52,11 @@ def _run(cell: Cell, context: Context) -> Numbers:
     about = {"failed": run["failed"], "run": run["run"]}
     if run["failed"] is not None:
         return about | {"top1": None, "of_mean": None, "of_covariance": None}
-    trained, data = load_model(run_folder(cell, context).path), context.images(cell["data"])
+    trained, data = load_model(folder_of(run, context).path), context.images(cell["data"])
     seen = data.train if selected_on(cell) == "test" else hold_out(data.train)[0]
-    parts = term_parts(trained, seen, progress=context.progress)
-    ((_, own),) = parts.items()
-    models = (trained.model, less_covariance(trained.model, parts), without_terms(trained.model))
-    top1 = {name: accuracy(trained, model, data.test) for name, model in zip(TREATMENTS, models, strict=True)}
+    removal = measure_removal(trained, seen, data.test, progress=context.progress)
+    (own,) = removal.parts.values()
+    top1 = dict(zip(TREATMENTS, (removal.whole, removal.less_covariance, removal.without), strict=True))
     return about | {"top1": top1, "of_mean": own.of_mean.tolist(), "of_covariance": own.of_covariance.tolist()}
 
 
@@ -109,18 +108,26 @@ def _table(summary: Summary) -> str:
 
 
 def _left_out(count: int) -> str:
-    return f" {count} runs broke off and have no network to take apart." if count else ""
+    return f" Runs broken off ({count}) have no network to take apart." if count else ""
 
 
 def _draw(summary: Summary) -> "dict[str, Figure]":
     from matplotlib.figure import Figure  # slow to import
 
-    figure = Figure(figsize=(3.4 * max(1, len(summary["nets"])), 2.8))
-    for axes, own in zip(figure.subplots(1, max(1, len(summary["nets"])), squeeze=False)[0], summary["nets"], strict=False):
+    nets = summary["nets"]
+    several = len({own["data"] for own in nets}) > 1
+    columns = min(4, max(1, len(nets)))
+    lines = max(1, -(-len(nets) // columns))
+    figure = Figure(figsize=(3.4 * columns, 2.8 * lines))
+    panels = figure.subplots(lines, columns, squeeze=False).ravel()
+    for axes, own in zip(panels, nets, strict=False):
         for values in zip(*(own["values"][name] for name in TREATMENTS), strict=True):
             axes.plot(range(len(TREATMENTS)), values, marker="o", linestyle="-", color=COLOURS[0], alpha=0.6)
-        axes.set(xticks=range(len(TREATMENTS)), ylabel="test top-1 accuracy [%]", title=own["title"])
+        title = f"{own['title']}, {own['data']}" if several else own["title"]
+        axes.set(xticks=range(len(TREATMENTS)), ylabel="test top-1 accuracy [%]", title=title)
         axes.set_xticklabels(TREATMENTS)
+    for axes in panels[len(nets) :]:
+        axes.set_axis_off()
     return {"": figure}
 
 
@@ -130,7 +137,9 @@ TABLE4 = Experiment(
     budgets={
         "smoke": Budget(Settings("smoke", ("cifar10",), (20,)), 2, "networks of one epoch on made images."),
         "quick": Budget(
-            Settings("short", ("cifar10",), (20,)), 5, "the comparison's networks, trained for 4 epochs of CIFAR-10."
+            Settings("short", ("cifar10",), (20,)),
+            5,
+            "networks of 4 epochs of CIFAR-10; those of the comparison, where they lie beside.",
         ),
         "full": Budget(
             Settings("paper", ("cifar10", "cifar100"), (20, 32, 56, 110)), 5, "the paper's: networks of 160 epochs."

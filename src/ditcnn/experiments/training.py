@@ -9,22 +9,22 @@ import torch
 
 from ditcnn.cost import cost_of
 from ditcnn.data import ImageData, ImageSet, channel_statistics
-from ditcnn.errors import InputError, RunFailed
+from ditcnn.errors import Diverged, InputError
 from ditcnn.experiments.context import Context
 from ditcnn.experiments.experiment import Cell, Numbers
 from ditcnn.experiments.nets import recipe_of
 from ditcnn.experiments.provenance import run_record
 from ditcnn.experiments.reported import selected_on
 from ditcnn.recipes import Recipe
-from ditcnn.train import Display, RunFolder, Trainer, build_model, choose_device
+from ditcnn.train import Display, RunFolder, Stopped, Trainer, build_model, choose_device
 from ditcnn.train.environment import record_launch
 from ditcnn.train.metrics import read_metrics
 
 __all__ = [
     "CELL_OF_A_RUN",
     "cost_of_cell",
+    "folder_of",
     "made_images",
-    "run_folder",
     "train_cell",
     "train_run",
 ]
@@ -33,8 +33,13 @@ CELL_OF_A_RUN = ("data", "net", "depth", "schedule", "seed")  # what decides a r
 _KEEPERS = ("comparison", "table2", "fig5")  # experiments whose runs the others take over where they lie beside
 
 
-def train_cell(cell: Cell, context: Context) -> Numbers:
+def train_cell(cell: Cell, context: Context, *, take_over: bool = True) -> Numbers:
     """Train the network of a cell, or go on with it, or take over a finished run; return its figures.
+
+    Args:
+        cell: Its settings decide the run.
+        context: Images, and where runs lie.
+        take_over: Use a finished run of an experiment that lies beside this one.
 
     Returns:
         Accuracies in percent, ``epoch_top1`` after each epoch on the images watched, ``epoch_seconds``, ``parameters``,
@@ -44,12 +49,12 @@ def train_cell(cell: Cell, context: Context) -> Numbers:
     Raises:
         InputError: A finished run has lost its checkpoint.
     """
-    data, folder = context.images(cell["data"]), run_folder(cell, context)
+    data, folder = context.images(cell["data"]), _run_folder(cell, context, _KEEPERS if take_over else ())
     chance = 100 / len(data.classes)
     try:
         result = train_run(recipe_of(cell), data, folder, context.progress, name=cell["data"]).result
         failed = None
-    except RunFailed as error:
+    except Diverged as error:
         result, failed = {"test_top1": chance, "selected_epoch": 0}, str(error)
     lines = [line for line in read_metrics(folder.metrics) if "train_loss" in line]
     watched = f"{selected_on(cell)}_top1"
@@ -72,10 +77,15 @@ def train_cell(cell: Cell, context: Context) -> Numbers:
     }
 
 
-def run_folder(cell: Cell, context: Context) -> RunFolder:
+def folder_of(numbers: Numbers, context: Context) -> RunFolder:
+    """Return the folder of the run whose figures `train_cell` returned."""
+    return RunFolder(context.out.parent / numbers["run"]["folder"])
+
+
+def _run_folder(cell: Cell, context: Context, keepers: tuple[str, ...]) -> RunFolder:
     """Return the folder of a cell's run: a finished one of an experiment beside this one, or its own."""
     run = {key: cell[key] for key in CELL_OF_A_RUN}
-    for keeper in _KEEPERS:
+    for keeper in keepers:
         folder = RunFolder(dataclasses.replace(context, out=context.out.parent / keeper).folder(run))
         if folder.weights.exists() and _has_result(folder):
             return folder
@@ -116,7 +126,8 @@ def train_run(
 
     Raises:
         InputError: The folder holds a finished run without its checkpoint: it is not trained again on top of it.
-        RunFailed: The loss or a weight became infinite or NaN.
+        Diverged: The loss or a weight became infinite or NaN.
+        Stopped: SIGTERM or SIGINT came; a checkpoint is saved, of the whole run where it came in its last moments.
     """
     if not recipe.mean:
         mean, std = channel_statistics(data.train)
@@ -135,6 +146,8 @@ def train_run(
             for difference in record_launch(folder.environment, place):
                 display.warn(f"{folder.path} goes on with other {difference}; bits may differ from an uninterrupted run.")
             trainer.run()
+        if trainer.stop.signum is not None:  # too late for the run to stop; what would come after it shall not begin
+            raise Stopped(trainer.stop.signum)
     return trainer
 
 

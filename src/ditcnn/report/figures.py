@@ -19,7 +19,10 @@ SHOWN = 6  # matrices of a term, the largest ones
 
 
 def curves_figure(groups: Sequence[Group]) -> "Figure":
-    """Draw training loss and accuracy on the watched images against epochs: the mean over seeds, and their range."""
+    """Draw training loss and accuracy on the watched images against epochs: the mean over seeds, and their range.
+
+    Runs of fewer epochs than the group's longest are no part of these; each is a thin line of its own.
+    """
     from matplotlib.figure import Figure  # slow to import
 
     figure = Figure(figsize=(9, 3.2 + 0.16 * len(groups)))
@@ -36,10 +39,14 @@ def curves_figure(groups: Sequence[Group]) -> "Figure":
             curves = [curve for curve in all_curves if curve]  # without runs that have not finished an epoch
             if not curves:
                 continue
-            shortest = min(map(len, curves))
-            values, epochs = np.array([curve[:shortest] for curve in curves]), np.arange(1, shortest + 1)
+            longest = max(map(len, curves))
+            values, epochs = np.array([curve for curve in curves if len(curve) == longest]), np.arange(1, longest + 1)
             axes.plot(epochs, values.mean(0), label=group.name, color=colour, linestyle=style, marker=".")
             axes.fill_between(epochs, values.min(0), values.max(0), color=colour, alpha=0.2, linewidth=0)
+            for curve in (curve for curve in curves if len(curve) < longest):
+                axes.plot(
+                    epochs[: len(curve)], curve, color=colour, linestyle=style, linewidth=0.7, marker=".", markersize=3
+                )
         axes.set(xlabel="epoch", ylabel=label)
         axes.xaxis.get_major_locator().set_params(integer=True)  # no half epochs on the axis of a short run
     handles, labels = panels[0].get_legend_handles_labels()

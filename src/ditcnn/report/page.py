@@ -157,7 +157,8 @@ def _matrices(groups: Sequence[Group]) -> Iterable[str]:
             with figure_style():
                 picture = _image(matrices_figure(term.matrices()), f"matrices of {name} and their spectra")
             assert run is not None
-            yield f"<h3>{html.escape(group.name)}: <code>{html.escape(name)}</code>, seed {run.seed}</h3>{picture}"
+            state = "" if run.result else ", not finished"
+            yield f"<h3>{html.escape(group.name)}: <code>{html.escape(name)}</code>, seed {run.seed}{state}</h3>{picture}"
     if shown:
         yield '<p class="note">The matrices of largest norm, colours from minus to plus the largest entry; spectra of all,'
         yield "the others in grey.</p>"
@@ -166,7 +167,9 @@ def _matrices(groups: Sequence[Group]) -> Iterable[str]:
 
 
 def _with_model(group: Group) -> Run | None:
-    return next((run for run in group.runs if run.folder.weights.exists()), None)
+    """Return a run with a saved model, a finished one if there is one."""
+    saved = [run for run in group.runs if run.folder.weights.exists()]
+    return min(saved, key=lambda run: run.result is None, default=None)
 
 
 def _removal(groups: Sequence[Group], data: Path | None) -> str:
@@ -174,7 +177,7 @@ def _removal(groups: Sequence[Group], data: Path | None) -> str:
         return "<p>Not measured: it needs images. Give them with <code>--data</code>.</p>"
     rows = []
     for group in groups:
-        measured = [removal_of(run, data) for run in group.runs if run.folder.weights.exists()]
+        measured = [removal_of(run, data) for run in group.finished if run.folder.weights.exists()]
         found = [own for own in measured if own is not None]
         if found:
             whole = [own.whole for own in found]
@@ -183,26 +186,33 @@ def _removal(groups: Sequence[Group], data: Path | None) -> str:
             less = _interval(paired_interval(whole, values)) if values else "-"
             rows.append([group.name, str(len(found)), _interval(mean_interval(whole)), less, without])
     if not rows:
-        return "<p>No run has a saved model with a quadratic term.</p>"
+        return "<p>No finished run has a saved model with a quadratic term.</p>"
     head = ["", "n", "test top-1 [%]", "drop less tr(A S), points", "drop at A = 0, points"]
     note = (
-        "The saved models, taken apart without training on. A = 0 leaves all else, a halving of the convolution's part "
-        "included. Less tr(A S) subtracts from the term's map the number tr(A S) of each output channel, S the covariance "
-        "of the channels at the term's input over the images trained on."
+        "The saved models of finished runs, taken apart without training on. A = 0 leaves all else, a halving of the "
+        "convolution's part included. Less tr(A S) subtracts from the term's map the number tr(A S) of each output channel, "
+        "S the covariance of the channels at the term's input over the images trained on."
     )
     return _table(head, rows) + f'<p class="note">{note}</p>'
 
 
 def _runs(groups: Sequence[Group]) -> str:
-    head = ["folder", "of", "seed", "top-1 [%]", "commit", "machine"]
+    head = ["folder", "of", "seed", "data", "top-1 [%]", "commit", "machine"]
     rows = []
     for group in groups:
         for run in group.runs:
             result = "not finished" if run.top1 is None else f"{run.top1:.2f} on {run.result_on}"
             commit = str(run.environment.get("commit") or "-")[:12]
             machine = str(run.environment.get("processor") or run.environment.get("device") or "-")
-            rows.append([str(run.folder.path), group.name, str(run.seed), result, commit, machine])
-    return _table(head, rows)
+            images = value_text(run.settings.get("data"))
+            rows.append([str(run.folder.path), group.name, str(run.seed), images, result, commit, machine])
+    note = "".join(
+        f'<p class="note">{html.escape(group.name)}: its runs name different data. If these are other images, not another '
+        "place of the same, its mean and interval mix them.</p>"
+        for group in groups
+        if len({run.settings.get("data") for run in group.runs}) > 1
+    )
+    return _table(head, rows) + note
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -1,27 +1,17 @@
 """What becomes of a run's model when its terms are taken out."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from ditcnn.convert import quadratic_terms
 from ditcnn.data import open_data
 from ditcnn.data.split import hold_out
 from ditcnn.errors import InputError
-from ditcnn.experiments.removal import accuracy, less_covariance, term_parts, without_terms
+from ditcnn.experiments.removal import Removal, measure_removal
 from ditcnn.recipes import RECIPES
 from ditcnn.report.runs import Run
 from ditcnn.train import load_model
 
-__all__ = ["Removal", "removal_of"]
-
-
-@dataclass(frozen=True)
-class Removal:
-    """Test top-1 in percent: of the model, with A at zero, and less tr(A S), which only channel-wise terms have."""
-
-    whole: float
-    without: float
-    less_covariance: float | None
+__all__ = ["removal_of"]
 
 
 def removal_of(run: Run, data: Path) -> Removal | None:
@@ -45,7 +35,4 @@ def removal_of(run: Run, data: Path) -> Removal | None:
             f"--data {data} has {len(images.classes)} of {images.image_shape}."
         )
     seen = images.train if run.watched == "test" else hold_out(images.train)[0]
-    parts = term_parts(trained, seen)
-    less = accuracy(trained, less_covariance(trained.model, parts), images.test) if parts else None
-    whole, without = (accuracy(trained, model, images.test) for model in (trained.model, without_terms(trained.model)))
-    return Removal(whole, without, less)
+    return measure_removal(trained, seen, images.test)

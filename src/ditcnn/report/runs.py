@@ -1,5 +1,6 @@
 """Runs as their folders tell them, and runs that differ by their seed alone as one group."""
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import Any
 import yaml
 
 from ditcnn.errors import InputError
+from ditcnn.recipes import Recipe
 from ditcnn.train import RunFolder
 from ditcnn.train.metrics import read_metrics
 
@@ -16,6 +18,12 @@ __all__ = ["Group", "Run", "group_runs", "read_run", "value_text"]
 
 # What may differ within a group.
 _BESIDE_THE_POINT = ("seed", "data", "device", "workers", "skip_bad_images", "checkpoint_minutes")
+
+_DEFAULTS = {
+    key: list(value) if isinstance(value, tuple) else value
+    for key, value in dataclasses.asdict(Recipe()).items()
+    if value is not None
+}
 
 
 @dataclass(frozen=True)
@@ -124,12 +132,15 @@ def group_runs(runs: Sequence[Run]) -> tuple[list[Group], dict[str, list[Any]]]:
         key: [own.get(key) for own in settings] for key in keys if len({repr(own.get(key)) for own in settings}) > 1
     }
     names = [_name(own, differing, number) for number, own in enumerate(settings)]
+    names = [f"{name}, setting {n + 1}" if names.count(name) > 1 else name for n, name in enumerate(names)]
     sorted_runs = [tuple(sorted(own, key=lambda run: run.seed)) for own in members.values()]
     return [Group(name, own) for name, own in zip(names, sorted_runs, strict=True)], differing
 
 
 def _deciding(run: Run) -> dict[str, Any]:
-    return {key: value for key, value in run.settings.items() if key not in _BESIDE_THE_POINT}
+    # A setting that is younger than the run has its default, as when such a run is resumed.
+    settings = _DEFAULTS | run.settings
+    return {key: value for key, value in settings.items() if key not in _BESIDE_THE_POINT}
 
 
 def _name(settings: dict[str, Any], differing: dict[str, list[Any]], number: int) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ditcnn.errors import InputError, RunFailed
+from ditcnn.errors import Diverged, InputError, RunFailed
 from ditcnn.recipes import Recipe
 from ditcnn.train.build import build_model
 from ditcnn.train.checkpoint import clean, load_newest, save_newest
@@ -175,8 +175,8 @@ class Run(ABC):
 
         Raises:
             Stopped: SIGTERM or SIGINT came; a checkpoint is saved.
-            RunFailed: The loss or the weights are not finite, the model does not compile, there is too little memory, or
-                another process is gone.
+            Diverged: The loss or the weights are not finite.
+            RunFailed: The model does not compile, there is too little memory, or another process is gone.
             OSError: The disk is full or read-only; the newest checkpoint stands.
             ToldElsewhere: One of these in the first process.
         """
@@ -230,7 +230,7 @@ class Run(ABC):
         progress = self.progress
         good = self.folder.last if self.folder.last.exists() else "none yet"
         return self.processes.agreed(
-            RunFailed(
+            Diverged(
                 f"{what} in epoch {progress.epoch + 1}, step {progress.step + 1}, at learning rate "
                 f"{self._lr(progress.step):g}; the last good checkpoint: {good}. "
                 "Try a lower --lr, a warm-up or --precision fp32."
