@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ditcnn.convert import remove_quadratic
-from ditcnn.layers import QuadraticForm
+from ditcnn.layers import PixelwiseForm2d, QuadraticForm
 
 __all__ = ["IMAGENET_EPOCHS", "IMAGENET_IMAGES", "Cost", "cost_of", "terms_and_twin"]
 
@@ -99,7 +99,8 @@ def _macs(model: nn.Module, image_shape: tuple[int, int, int]) -> tuple[int, int
         assert isinstance(form, QuadraticForm)
         per_output = output.numel() * form.in_features
         whole += per_output * form.in_features
-        executed += per_output * (form.in_features + 1) // 2
+        whole_matrix = isinstance(form, PixelwiseForm2d)  # makes no use of the symmetry
+        executed += per_output * form.in_features if whole_matrix else per_output * (form.in_features + 1) // 2
         inside += counter.get_total_flops()  # what the counter saw of it: nothing of the op, all of the plain form
 
     def before(form: nn.Module, inputs: Any) -> None:

@@ -52,7 +52,7 @@ def paired_p_value(first: Sequence[float], second: Sequence[float]) -> float | N
     0.074
     """
     differences = np.subtract(first, second)
-    if len(differences) < 2 or np.ptp(differences) == 0:
+    if len(differences) < 2 or np.allclose(differences, differences[0], rtol=0, atol=1e-9):  # equal but for rounding
         return None
     return float(stats.ttest_rel(first, second).pvalue)
 

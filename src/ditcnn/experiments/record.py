@@ -78,7 +78,7 @@ def _markdown(experiment: Experiment[Any], record: dict[str, Any], summary: dict
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Return a table in Markdown; text is aligned left, everything else right.
+    """Return a table in Markdown: the first column aligned left where it is text, all others right.
 
     >>> print(markdown_table(["net", "top-1 [%]"], [["plain", 83.7]]))
     | net | top-1 [%] |

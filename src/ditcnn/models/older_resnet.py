@@ -1,7 +1,8 @@
 """CIFAR ResNets of older quadratic neurons, to compare Dit-ResNet with: every 3x3 convolution of the blocks is quadratic.
 
 Stem, shortcuts, norms and head are the plain network's here, so that arms of a comparison differ by the convolution alone.
-The published networks of Fan et al. and of QuadraLib have a head of 64 features, and Fan's shortcuts have no weights.
+The published networks of Fan et al. and of QuadraLib have a head of 64 features; Fan's shortcuts have no weights, and its
+linear parts start from He's normal weights, where these start from the plain network's own.
 """
 
 from typing import Any
