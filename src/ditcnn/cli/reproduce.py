@@ -31,7 +31,7 @@ class ReproduceFlags:
     seeds: int | None = None
     """Runs of each setting. Default: the budget's."""
     data: Path | None = None
-    """Folder with the data sets under their names: mnist, arabic_digits, cifar10, each a folder or a .tar or .tar.gz."""
+    """Folder with the data sets under their names (mnist, arabic_digits, cifar10, cifar100): folders, .tar or .tar.gz."""
     out: Path | None = None
     """Folder of the results. Default: results/NAME."""
 
