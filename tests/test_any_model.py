@@ -4,11 +4,13 @@ import pytest
 import timm
 import torch
 import torchvision
+from timm.scheduler import CosineLRScheduler
 from torch import nn
 from torch.nn.utils import parametrize
 
 import ditcnn
 from ditcnn import add_quadratic, candidate_places, parameter_groups, quadratic_terms, remove_quadratic
+from ditcnn.groups import scaled_groups
 
 MODELS = {
     "resnet50": (lambda: timm.create_model("resnet50", num_classes=5), ["layer2.0.conv2", "layer1.*.conv2"], 64),
@@ -187,11 +189,80 @@ def test_rate_and_scale_multiply_in_the_groups():
     model = add_quadratic(timm.create_model("resnet18"), "layer1.0.conv1", rate=3.0, norm="batch")
     add_quadratic(model, "layer2.0.conv1")
     groups = parameter_groups(model, 0.1, term_lr_scale=10)
-    assert [group["lr_scale"] for group in groups] == [1.0, 30.0, 10.0]
+    assert [group["lr_scale"] for group in scaled_groups(model, 10)] == [1.0, 30.0, 10.0]
     assert [group["lr"] for group in groups] == pytest.approx([0.1, 3.0, 1.0])
     assert [len(group["params"]) for group in groups[1:]] == [3, 1]
     assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
-    torch.optim.SGD(groups, lr=0.1)
+    optimizer = torch.optim.SGD(groups, lr=0.1)
+    scheduler = CosineLRScheduler(optimizer, t_initial=10)
+    scheduler.step(5)
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.05, 1.5, 0.5])  # timm's scales them alike
+
+
+def test_vectors_terms_are_found_and_taken_out_too():
+    net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), ditcnn.QuadraticLinear(8, 4))
+    x, plain = torch.randn(5, 3), nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 4))
+    plain.load_state_dict({key: value for key, value in net.state_dict().items() if "quadratic" not in key})
+    nn.init.ones_(net[2].quadratic.weight)
+    assert [name for name, _ in quadratic_terms(net)] == ["2.quadratic"]
+    assert torch.equal(remove_quadratic(net)(x), plain(x))
+    assert list(net.state_dict()) == list(plain.state_dict())
+
+
+class Doubled(ditcnn.QuadraticConv2d):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        (ditcnn.QuadraticForm2d(3, 3), "1 is a form of its own"),
+        (Doubled(3, 3, 1), "1 is a Doubled, a class derived from one with a term"),
+    ],
+)
+def test_a_term_that_cannot_be_taken_out_is_told_and_nothing_changes(module, message):
+    net = nn.Sequential(ditcnn.QuadraticConv2d(3, 3, 1), module)
+    keys = list(net.state_dict())
+    with pytest.raises(ValueError, match=message):
+        remove_quadratic(net)
+    assert list(net.state_dict()) == keys
+
+
+@pytest.mark.parametrize("wrapper", ["DistributedDataParallel", "FSDPModule", "DDP"])
+def test_what_a_wrapper_would_not_synchronise_is_refused_inside_a_model_too(wrapper):
+    wrapped = type(wrapper, (nn.Sequential,), {})(nn.Conv2d(3, 3, 1))
+    for model, place in ((wrapped, "0"), (nn.Sequential(wrapped), "0.0")):
+        with pytest.raises(ValueError, match=f"wrapped in {wrapper}"):
+            add_quadratic(model, place)
+        with pytest.raises(ValueError, match=f"wrapped in {wrapper}"):
+            remove_quadratic(model)
+
+
+def test_a_shared_convolution_answers_to_each_of_its_names_and_gets_one_term():
+    for where in ("1", ["0", "1"], "*", lambda name, conv: True):
+        conv = nn.Conv2d(3, 3, 1)
+        net = add_quadratic(nn.Sequential(conv, conv), where)
+        assert len(list(quadratic_terms(net))) == 1
+
+
+def test_no_place_is_changed_where_one_cannot_have_the_pixelwise_term():
+    net = nn.Sequential(nn.Conv2d(4, 4, 3, groups=4), nn.Conv2d(4, 8, 3))
+    with pytest.raises(ValueError, match="depthwise"):
+        add_quadratic(net, ["0", "1"], pixelwise=True)
+    assert not list(quadratic_terms(net))
+
+
+def test_a_block_that_fuses_its_convolutions_is_warned_of():
+    with pytest.warns(UserWarning, match=r"stages\.0\.0\.reparameterize\(\) would fuse convolutions and drop the term"):
+        add_quadratic(timm.create_model("repvgg_a0"), "stages.0.0.conv_kxk.conv")
+
+
+def test_resetting_parameters_sets_the_term_to_zero():
+    for layer in (ditcnn.QuadraticConv2d(3, 3, 1), add_quadratic(nn.Sequential(nn.Conv2d(3, 3, 1)), "0")[0]):
+        nn.init.ones_(layer.quadratic.weight)
+        layer.reset_parameters()
+        assert not layer.quadratic.weight.any()
 
 
 def test_two_processes_train_as_one(tmp_path):

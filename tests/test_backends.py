@@ -201,6 +201,34 @@ def test_torchs_default_dtype_changes_nothing(dtype):
     assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
 
 
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+def test_second_derivatives_in_bfloat16_keep_their_digits(backend):
+    """At positions whose sizes differ by far, where sums in bfloat16 would lose the smaller."""
+    x, weight, grad = (t.bfloat16() for t in draw(16, 4, (600,)))
+    x *= torch.logspace(-2, 2, 600)[:, None].bfloat16()
+    u = torch.randn(600, 16).bfloat16()
+
+    def of_grad(dtype, form):
+        leaves = [t.detach().to(dtype).requires_grad_() for t in (x, weight, grad)]
+        (grad_x,) = torch.autograd.grad(form(*leaves[:2]), leaves[0], leaves[2], create_graph=True)
+        return torch.autograd.grad(grad_x, leaves[2], u.to(dtype))[0].double()
+
+    expected = of_grad(torch.float64, reference_quadratic_form)
+    got = of_grad(torch.bfloat16, with_backend(backend))
+    assert ((got - expected).norm(dim=1) / expected.norm(dim=1)).max() < 0.02
+
+
+def test_a_backward_pass_inside_autocast_gives_the_same_bits():
+    x, weight, grad = draw(17, 18, (600,))
+    packed = with_backend("packed")
+    leaves = [t.clone().requires_grad_() for t in (x, weight)]
+    expected = torch.autograd.grad(packed(*leaves), leaves, grad)
+    y = packed(*leaves)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = torch.autograd.grad(y, leaves, grad)
+    assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
+
+
 def test_gradgradcheck_in_float64():
     x, weight = torch.randn(3, 2, dtype=torch.float64), torch.randn(2, 2, 2, dtype=torch.float64)
     form = with_backend("packed")
@@ -293,7 +321,8 @@ except RuntimeError as error:
 @pytest.mark.skipif(not native_available(), reason="no compiled code here")
 def test_a_compiler_that_fails_is_told_with_its_message(tmp_path):
     broken = tmp_path / "cc"
-    broken.write_text('#!/bin/sh\n[ "$1" = --version ] && echo 1 && exit 0\necho strange >&2\nexit 1\n')
+    lines = ["#!/bin/sh", '[ "$1" = --version ] && echo 1 && exit 0', 'for last; do :; done; rm "$last"']  # a linker does so
+    broken.write_text("\n".join([*lines, "echo strange >&2", "exit 1"]))
     broken.chmod(0o755)
     code = "import torch, ditcnn; ditcnn.quadratic_form(torch.randn(5000, 9), torch.randn(3, 9, 9))"
     environment = {"CC": str(broken), "PATH": "/usr/bin:/bin", "DITCNN_CACHE": str(tmp_path / "cache")}
@@ -301,3 +330,16 @@ def test_a_compiler_that_fails_is_told_with_its_message(tmp_path):
     assert "could not be compiled" in done.stderr
     assert "strange" in done.stderr
     assert not list((tmp_path / "cache").glob("*.so"))
+
+
+@pytest.mark.skipif(not native_available(), reason="no compiled code here")
+def test_a_cached_file_that_is_no_code_is_compiled_anew(tmp_path):
+    code = "from ditcnn.ops.native import native_available; print(native_available())"
+    environment = {"PATH": "/usr/bin:/bin", "DITCNN_CACHE": str(tmp_path / "cache")}
+    command = [sys.executable, "-c", code]
+    assert "True" in subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
+    (compiled,) = (tmp_path / "cache").glob("*.so")
+    compiled.write_bytes(b"not code")
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    assert "True" in done.stdout
+    assert not done.stderr

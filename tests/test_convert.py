@@ -1,5 +1,7 @@
 """``ditcnn convert``: checkpoints of the published code and of plain networks."""
 
+import argparse
+
 import pytest
 import timm
 import torch
@@ -94,6 +96,15 @@ def test_sum_in_place_of_mean_keeps_the_plain_function(tmp_path, capsys):
     x = torch.randn(2, 3, 32, 32)
     assert torch.equal(loaded()(x), plain(x))
     assert "averages" not in capsys.readouterr().out
+
+
+def test_a_checkpoint_of_timms_training_script_is_read(tmp_path):
+    plain = randomised("convnext_atto", num_classes=5, in_chans=1)
+    arguments = argparse.Namespace(model="convnext_atto", lr=0.1)
+    torch.save({"state_dict": plain.state_dict(), "epoch": 3, "args": arguments}, tmp_path / "last.pth.tar")
+    assert convert(tmp_path / "last.pth.tar", "dit_convnext_atto") == 0
+    x = torch.randn(1, 1, 64, 64)
+    assert torch.equal(loaded()(x), plain(x))
 
 
 @pytest.mark.parametrize("target", ["convnext_atto", "dit_convnext_atto"])

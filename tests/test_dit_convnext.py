@@ -89,6 +89,16 @@ def test_tags_name_plain_weights_and_the_bare_name_has_none():
         timm.create_model(ATTO, pretrained=True)
 
 
+def test_weights_without_a_heads_norm_load_by_their_tag_as_they_do_in_timm(tmp_path):
+    plain = timm.create_model("convnextv2_atto", num_classes=0)
+    state = {key: value for key, value in plain.state_dict().items() if not key.startswith("head.")}
+    torch.save(state, tmp_path / "plain.pth")
+    overlay = dict(file=str(tmp_path / "plain.pth"))
+    name = "dit_convnextv2_atto.convnextv2_fcmae"
+    dit = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay)
+    assert torch.equal(dit.stem[0].weight, plain.stem[0].weight)
+
+
 def test_timms_own_names_are_untouched():
     code = "import timm; b = timm.list_pretrained()\n"
     code += "a = {n: timm.get_pretrained_cfg(n) for n in timm.list_models('convnext*')}\n"

@@ -83,6 +83,12 @@ def test_instance_norm_is_the_spatial_one_at_any_size():
     assert instance(random_map(2, 3)).shape == (2, 3, 2, 3)
 
 
+def test_instance_norm_takes_a_single_image_of_one_position():
+    layer = QuadraticForm2d(3, 2, norm="instance").eval()
+    torch.nn.init.normal_(layer.norm.bias)
+    torch.testing.assert_close(layer.norm(torch.randn(1, 3, 1, 1)).flatten(), layer.norm.bias, rtol=0, atol=1e-4)
+
+
 @pytest.mark.parametrize("norm", ["batch", "none"])
 def test_other_norms_take_any_size(norm):
     assert QuadraticForm2d(3, 4, norm=norm).double()(random_map(3, 2)).shape == (2, 4, 3, 2)

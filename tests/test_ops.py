@@ -164,6 +164,15 @@ def test_compiles_as_one_graph_with_the_op_in_it_and_trains():
     torch.testing.assert_close(weight.grad, expected)
 
 
+def test_numbers_that_are_not_real_or_elsewhere_are_told():
+    x, weight = torch.randn(5000, 32), torch.randn(4, 32, 32)  # more than the plain form takes
+    with pytest.raises(ValueError, match="on one device; got cpu and meta"):
+        quadratic_form(x, weight.to("meta"))
+    for other in (torch.complex64, torch.int64):
+        with pytest.raises(ValueError, match="floating point, and real"):
+            quadratic_form(x.to(other), weight.to(other))
+
+
 def test_wrong_shapes_are_told_with_both_sides():
     with pytest.raises(ValueError, match=r"\[O, 32, 32\].*32 channels; got \[64, 32, 16\]"):
         quadratic_form(torch.zeros(4, 32), torch.zeros(64, 32, 16))

@@ -6,7 +6,7 @@ from torch import nn
 
 from ditcnn.layers import QuadraticForm, SlowConv2d
 
-__all__ = ["parameter_groups"]
+__all__ = ["parameter_groups", "scaled_groups"]
 
 
 def parameter_groups(model: nn.Module, lr: float, *, term_lr_scale: float = 1.0) -> list[dict[str, Any]]:
@@ -22,9 +22,14 @@ def parameter_groups(model: nn.Module, lr: float, *, term_lr_scale: float = 1.0)
         term_lr_scale: A factor for all terms; the paper has 10 for CIFAR and 1 for ImageNet.
 
     Returns:
-        Dicts of ``params``, ``lr`` and ``lr_scale``, the group's multiple of ``lr`` (timm's schedulers keep to it). The rest
-        comes first.
+        Dicts of ``params`` and ``lr``, which schedulers of torch and of timm scale alike. The rest comes first.
     """
+    groups = scaled_groups(model, term_lr_scale)
+    return [{"params": group["params"], "lr": lr * group["lr_scale"]} for group in groups]
+
+
+def scaled_groups(model: nn.Module, term_lr_scale: float = 1.0) -> list[dict[str, Any]]:
+    """Return the same groups as dicts of ``params`` and ``lr_scale``, the multiple of the base rate."""
     scales: dict[int, float] = {}
     for module in model.modules():
         if isinstance(module, QuadraticForm):
@@ -34,7 +39,4 @@ def parameter_groups(model: nn.Module, lr: float, *, term_lr_scale: float = 1.0)
     groups: dict[float | None, list[nn.Parameter]] = {None: []}
     for p in model.parameters():
         groups.setdefault(scales.get(id(p)), []).append(p)
-    return [
-        {"params": params, "lr": lr * (1.0 if scale is None else scale), "lr_scale": 1.0 if scale is None else scale}
-        for scale, params in groups.items()
-    ]
+    return [{"params": params, "lr_scale": 1.0 if scale is None else scale} for scale, params in groups.items()]

@@ -1,5 +1,6 @@
 """Checkpoints of plain networks and of the published code, under this package's keys."""
 
+import argparse
 import re
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,8 @@ def read_checkpoint(path: Path) -> State:
         if path.suffix == ".safetensors":
             loaded: Any = load_file(path)
         else:
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
+            with torch.serialization.safe_globals([argparse.Namespace]):  # timm's train.py keeps its arguments so
+                loaded = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file.") from None
     except (SafetensorError, OSError) as error:

@@ -1,14 +1,15 @@
 """The term in any model: put in, found, taken out."""
 
 import fnmatch
+import warnings
 from collections.abc import Callable, Iterable, Iterator
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from torch import nn
 from torch.nn.utils import parametrize
 
 from ditcnn.errors import nearest
-from ditcnn.layers import Norm, PixelwiseForm2d, QuadraticForm2d, TermBeside, beside, beside_pixelwise
+from ditcnn.layers import Norm, QuadraticForm, TermBeside, beside, beside_pixelwise, check_pixelwise_place
 
 __all__ = ["Where", "add_quadratic", "quadratic_terms", "remove_quadratic"]
 
@@ -61,15 +62,18 @@ def add_quadratic(
     >>> [name for name, _ in quadratic_terms(add_quadratic(model, ["0"]))]
     ['0.quadratic']
     """
-    _refuse_wrapped(model)
+    _refuse_wrapped(model, "add the term to the model itself, then wrap it")
     chosen = _choose(model, where)
     for name, conv in chosen.items():
         _check_place(name, conv)
+        _warn_of_fusing(model, name)
     if norm == "spatial":
         raise ValueError("norm='spatial' has parameters for one size of map; here use 'instance', 'batch' or None.")
     if pixelwise:
         if rank is not None or norm not in (None, "none"):
             raise ValueError(f"the pixel-wise term has no rank and no norm; got rank={rank} and norm={norm!r}.")
+        for conv in chosen.values():
+            check_pixelwise_place(conv)
         for conv in chosen.values():
             beside_pixelwise(conv, rate=rate)
     else:
@@ -88,29 +92,41 @@ def remove_quadratic(model: Model) -> Model:
         The model itself, with the plain model's keys.
 
     Raises:
-        ValueError: A convolution with a term was parametrized afterwards. Nothing is changed then.
+        ValueError: A term stands beside nothing, as a module of its own; its host was parametrized afterwards, or is of a
+            class that is not this package's; or the model is wrapped. Nothing is changed then.
     """
-    for name, module in model.named_modules():
-        if isinstance(module, TermBeside) and isinstance(module, nn.Conv2d) and parametrize.is_parametrized(module):
+    _refuse_wrapped(model, "take the terms out of the model itself")
+    hosts: dict[str, Any] = {name: module for name, module in model.named_modules() if isinstance(module, Host)}
+    hosted = {id(child) for host in hosts.values() for child in host.children()}
+    for name, term in quadratic_terms(model):
+        if id(term) not in hosted:
+            raise ValueError(f"{name or 'the model'} is a form of its own and stands beside nothing that could be left.")
+    for name, host in hosts.items():
+        if parametrize.is_parametrized(host):
             raise ValueError(f"{name} is parametrized; remove the parametrization first.")
-    for module in list(model.modules()):
-        if isinstance(module, Host):
-            module.remove_quadratic()
+        if hasattr(host, "plain_class") and "plain_class" not in vars(type(host)):
+            kind = type(host).__name__
+            raise ValueError(
+                f"{name} is a {kind}, a class derived from one with a term; the plain one would not do what it does."
+            )
+    for host in hosts.values():
+        host.remove_quadratic()
     return model
 
 
-def quadratic_terms(model: nn.Module) -> Iterator[tuple[str, QuadraticForm2d | PixelwiseForm2d]]:
+def quadratic_terms(model: nn.Module) -> Iterator[tuple[str, QuadraticForm]]:
     """Yield (name, module) of each quadratic term, as ``model.named_modules()`` does."""
     for name, module in model.named_modules():
-        if isinstance(module, QuadraticForm2d | PixelwiseForm2d):
+        if isinstance(module, QuadraticForm):
             yield name, module
 
 
 def _choose(model: nn.Module, where: Where) -> dict[str, nn.Conv2d]:
     """Return the convolutions that ``where`` names, in the model's order."""
-    convs = {name: module for name, module in model.named_modules() if isinstance(module, nn.Conv2d)}
+    named = model.named_modules(remove_duplicate=False)  # a shared convolution answers to each of its names
+    convs = {name: module for name, module in named if isinstance(module, nn.Conv2d)}
     if callable(where):
-        chosen = {name: conv for name, conv in convs.items() if where(name, conv)}
+        chosen = _each_once({name: conv for name, conv in convs.items() if where(name, conv)})
         if not chosen:
             raise ValueError(f"where() is true for none of the model's {len(convs)} convolutions.")
         return chosen
@@ -120,7 +136,13 @@ def _choose(model: nn.Module, where: Where) -> dict[str, nn.Conv2d]:
     for pattern in patterns:
         if not any(fnmatch.fnmatchcase(name, pattern) for name in convs):
             raise ValueError(_no_such_place(model, pattern, convs))
-    return {name: conv for name, conv in convs.items() if any(fnmatch.fnmatchcase(name, p) for p in patterns)}
+    return _each_once({name: conv for name, conv in convs.items() if any(fnmatch.fnmatchcase(name, p) for p in patterns)})
+
+
+def _each_once(convs: dict[str, nn.Conv2d]) -> dict[str, nn.Conv2d]:
+    """Return each convolution under the first of its names."""
+    first = {id(conv): name for name, conv in reversed(convs.items())}
+    return {name: conv for name, conv in convs.items() if first[id(conv)] == name}
 
 
 def _no_such_place(model: nn.Module, pattern: str, convs: Iterable[str]) -> str:
@@ -143,7 +165,30 @@ def _check_place(name: str, conv: nn.Conv2d) -> None:
         raise ValueError(f"{name} does not know its channels yet; run the model once before adding the term.")
 
 
-def _refuse_wrapped(model: nn.Module) -> None:
-    kind = type(model).__name__
-    if kind in ("DistributedDataParallel", "FullyShardedDataParallel", "DataParallel", "OptimizedModule", "ScriptModule"):
-        raise ValueError(f"the model is wrapped in {kind}; add the term to the model itself, then wrap it.")
+# Wrappers around a model, and those that may also stand around a part of it: these synchronise the parameters they know.
+_WRAPPERS = {"DataParallel", "OptimizedModule", "ScriptModule"}
+_SYNCHRONISERS = {"DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule", "DDP"}  # DDP: composable replicate
+
+
+def _refuse_wrapped(model: nn.Module, advice: str) -> None:
+    for name, module in model.named_modules():
+        classes = {cls.__name__ for cls in type(module).__mro__}
+        found = classes & (_SYNCHRONISERS if name else _SYNCHRONISERS | _WRAPPERS)
+        if found:
+            raise ValueError(f"{name or 'the model'} is wrapped in {', '.join(sorted(found))}; {advice}.")
+
+
+_FUSERS = ("fuse", "reparameterize", "switch_to_deploy")  # methods that make one convolution of several, from their weights
+
+
+def _warn_of_fusing(model: nn.Module, name: str) -> None:
+    parts = name.split(".")
+    for ancestor in (".".join(parts[:n]) for n in range(1, len(parts))):
+        for method in _FUSERS:
+            if hasattr(model.get_submodule(ancestor), method):
+                warnings.warn(
+                    f"{ancestor}.{method}() would fuse convolutions and drop the term beside {name}; call neither it nor "
+                    "timm.utils.reparameterize_model.",
+                    stacklevel=3,
+                )
+                return

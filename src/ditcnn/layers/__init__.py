@@ -5,7 +5,7 @@ from ditcnn.layers.form import QuadraticForm, QuadraticForm2d
 from ditcnn.layers.linear import QuadraticLinear
 from ditcnn.layers.norm import NORMS, Norm, SpatialLayerNorm
 from ditcnn.layers.older import QResConv2d, QuadraLibConv2d, ReLinearConv2d, SlowConv2d
-from ditcnn.layers.pixelwise import PixelwiseForm2d, PixelwiseTermBeside, beside_pixelwise
+from ditcnn.layers.pixelwise import PixelwiseForm2d, PixelwiseTermBeside, beside_pixelwise, check_pixelwise_place
 
 __all__ = [
     "NORMS",
@@ -24,4 +24,5 @@ __all__ = [
     "TermBeside",
     "beside",
     "beside_pixelwise",
+    "check_pixelwise_place",
 ]

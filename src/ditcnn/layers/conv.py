@@ -39,6 +39,12 @@ class TermBeside:
         y: Tensor = self.quadratic(_at_centres(cast(nn.Conv2d, self), x, size))
         return y
 
+    def reset_parameters(self) -> None:
+        """Draw the convolution's parameters as its class does; set A to zero."""
+        super().reset_parameters()  # type: ignore[misc]
+        if hasattr(self, "quadratic"):  # absent while the convolution is being built
+            self.quadratic.reset_parameters()
+
     def remove_quadratic(self) -> None:
         """Become the plain convolution again."""
         del self.quadratic

@@ -30,6 +30,8 @@ class QuadraticLinear(nn.Linear):
     torch.Size([5, 10])
     """
 
+    plain_class = nn.Linear
+
     def __init__(
         self,
         in_features: int,
@@ -48,6 +50,11 @@ class QuadraticLinear(nn.Linear):
         """Return the neurons' outputs."""
         y = super().forward(x)
         return saturate(y + self.quadratic(x), y.dtype)
+
+    def remove_quadratic(self) -> None:
+        """Become the plain layer."""
+        del self.quadratic
+        self.__class__ = self.plain_class  # type: ignore[assignment]
 
     def reset_parameters(self) -> None:
         """Draw weight and bias as ``nn.Linear`` does; set A to zero."""

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
+import torch
 from torch import Tensor, nn
 
 __all__ = ["NORMS", "Norm", "SpatialLayerNorm", "make_norm"]
@@ -38,6 +39,17 @@ class SpatialLayerNorm(nn.LayerNorm):
         return super().forward(x)
 
 
+class InstanceNorm(nn.GroupNorm):
+    """Normalisation of each channel over the positions of its map, with a weight and a bias per channel.
+
+    ``nn.InstanceNorm2d`` and ``nn.GroupNorm`` refuse a single image of one position, even in eval mode; this gives the bias.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the normalised map."""
+        return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+
+
 def make_norm(norm: Norm | None, channels: int, map_size: Sequence[int] | None, **factory: Any) -> nn.Module:
     """Return the norm of that name for maps ``[N, channels, H, W]``; `QuadraticForm2d` says which there are.
 
@@ -52,7 +64,7 @@ def make_norm(norm: Norm | None, channels: int, map_size: Sequence[int] | None, 
             )
         return SpatialLayerNorm(map_size, **factory)
     if norm == "instance":
-        return nn.GroupNorm(channels, channels, **factory)  # InstanceNorm2d with affine, but for 1x1 maps too
+        return InstanceNorm(channels, channels, **factory)
     if norm == "batch":
         return nn.BatchNorm2d(channels, **factory)
     if norm in (None, "none"):

@@ -10,7 +10,7 @@ from ditcnn.layers.conv import TermBeside, change_class, pads_as_tensorflow
 from ditcnn.layers.form import QuadraticForm
 from ditcnn.ops import in_working_precision
 
-__all__ = ["PixelwiseForm2d", "PixelwiseTermBeside", "beside_pixelwise"]
+__all__ = ["PixelwiseForm2d", "PixelwiseTermBeside", "beside_pixelwise", "check_pixelwise_place"]
 
 
 class PixelwiseForm2d(QuadraticForm):
@@ -82,12 +82,8 @@ class PixelwiseTermBeside(TermBeside):
         return y
 
 
-def beside_pixelwise(conv: nn.Conv2d, *, rate: float = 1.0) -> None:
-    """Put the pixel-wise term beside a depthwise convolution, in place, as `ditcnn.layers.beside` does the channel-wise one.
-
-    Raises:
-        ValueError: The convolution is not depthwise with one output a channel, or does not pad with zeros by numbers.
-    """
+def check_pixelwise_place(conv: nn.Conv2d) -> None:
+    """Raise ``ValueError`` unless a convolution is depthwise with one output a channel and pads with zeros by numbers."""
     if not conv.groups == conv.in_channels == conv.out_channels:
         raise ValueError(
             f"the pixel-wise term stands beside a depthwise convolution, in_channels = out_channels = groups; got "
@@ -98,6 +94,15 @@ def beside_pixelwise(conv: nn.Conv2d, *, rate: float = 1.0) -> None:
             f"the pixel-wise term needs zero padding given in numbers; got a {type(conv).__name__} with "
             f"padding={conv.padding!r} and padding_mode={conv.padding_mode!r}."
         )
+
+
+def beside_pixelwise(conv: nn.Conv2d, *, rate: float = 1.0) -> None:
+    """Put the pixel-wise term beside a depthwise convolution, in place, as `ditcnn.layers.beside` does the channel-wise one.
+
+    Raises:
+        ValueError: The convolution is none that `check_pixelwise_place` lets pass.
+    """
+    check_pixelwise_place(conv)
     window: dict[str, Any] = {name: getattr(conv, name) for name in ("stride", "padding", "dilation")}
     term = PixelwiseForm2d(
         conv.in_channels,

@@ -95,6 +95,8 @@ default_cfgs = {variant: _default_cfgs(variant) for variant in _VARIANTS}
 
 def _register(variant: str, model_args: dict[str, Any]) -> None:
     def entry(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+        if kwargs.get("pretrained_cfg") == "convnextv2_fcmae":  # weights without a head and its norm, as timm has it
+            kwargs.setdefault("pretrained_strict", False)
         return build(
             DitConvNeXt,
             variant,

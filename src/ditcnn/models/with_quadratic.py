@@ -67,6 +67,7 @@ def with_quadratic(
             num_classes=model.num_classes,
             in_chans=kwargs.get("in_chans", 3),
             filter_fn=with_fresh_terms,
+            cache_dir=kwargs.get("cache_dir"),
         )
     built: nn.Module = model
     return built

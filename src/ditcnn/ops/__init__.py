@@ -8,7 +8,7 @@ from torch import Tensor
 from ditcnn.ops.custom_op import BACKENDS, Backend, custom_quadratic_form
 from ditcnn.ops.low_rank import check_low_rank_shapes, low_rank_products
 from ditcnn.ops.precision import in_working_precision, saturate
-from ditcnn.ops.reference import check_shapes, reference_quadratic_form
+from ditcnn.ops.reference import check_inputs, reference_quadratic_form
 
 __all__ = [
     "BACKENDS",
@@ -57,15 +57,15 @@ def quadratic_form(x: Tensor, weight: Tensor, *, backend: Backend = "auto") -> T
         ``weight``.
 
     Raises:
-        ValueError: ``weight`` is not ``[O, C, C]`` for this ``C``, the dtypes differ outside autocast, or the backend is
-            unknown or not for these tensors.
+        ValueError: ``weight`` is not ``[O, C, C]`` for this ``C``, one is not of real floating-point numbers, the devices
+            differ, or the dtypes do outside autocast, or the backend is unknown or not for these tensors.
         RuntimeError: The backend cannot be had here.
 
     >>> import torch
     >>> quadratic_form(torch.tensor([1.0, 2.0]), torch.eye(2)[None])
     tensor([5.])
     """
-    check_shapes(x, weight)
+    check_inputs(x, weight)
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}; got {backend!r}.")
     if backend == "reference" or (backend == "auto" and _plain_is_better(x.shape, weight.shape[0])):

@@ -12,6 +12,7 @@ from torch import Tensor
 from ditcnn.ops.fused import fused_backward, fused_forward
 from ditcnn.ops.native import native_available, native_backward, native_forward
 from ditcnn.ops.packed import packed_backward, packed_forward
+from ditcnn.ops.precision import without_autocast
 
 __all__ = ["BACKENDS", "Backend", "custom_quadratic_form"]
 
@@ -65,7 +66,8 @@ def _form_backward(grad: Tensor, x: Tensor, weight: Tensor, backend: str, of_x: 
     else:
         flat_grad, flat_x = (t.reshape(-1, t.shape[-1]) for t in (grad.to(x.dtype), x))
         matrices = (flat_grad, flat_x, weight.to(x.dtype))
-        gradients = fused_backward(*matrices) if chosen == "fused" else packed_backward(*matrices, of_x, of_weight)
+        with without_autocast(x):  # as in the forward pass: products of float16 overflow
+            gradients = fused_backward(*matrices) if chosen == "fused" else packed_backward(*matrices, of_x, of_weight)
         if of_x:
             grad_x.copy_(gradients[0].view(x.shape))
         if of_weight:
@@ -126,10 +128,13 @@ def _backward_twice(ctx, grads: list[Tensor]):  # type: ignore[no-untyped-def]
 
     With q(x; A) the form this is :math:`\langle g, u'(A + A')x + q(x; B) \rangle`, and by polarisation
     :math:`u'(A + A')x = (q(x + su; A) - q(x - su; A)) / 2s`, s chosen so that x and su are of one size. So it is made of the
-    op itself.
+    op itself. In half precision x + su would lose the smaller of the two and the differences their digits, so this is
+    computed in float32.
     """
-    grad, x, weight = ctx.saved_tensors
-    u, extra = grads
+    dtypes = [t.dtype for t in ctx.saved_tensors]
+    wide = torch.promote_types(dtypes[1], torch.float32)
+    grad, x, weight = (t.to(wide) for t in ctx.saved_tensors)
+    u, extra = (t.to(wide) for t in grads)
     of_grad = torch.zeros_like(grad)
     of_x, of_weight = torch.zeros_like(x), torch.zeros_like(weight)
     if ctx.of_x:
@@ -143,6 +148,7 @@ def _backward_twice(ctx, grads: list[Tensor]):  # type: ignore[no-untyped-def]
     if ctx.of_weight:
         of_grad = of_grad + _form(x, extra, ctx.backend)
         of_x = of_x + _form_backward(grad, x, extra, ctx.backend, True, False)[0]
+    of_grad, of_x, of_weight = (t.to(dtype) for t, dtype in zip((of_grad, of_x, of_weight), dtypes, strict=True))
     return of_grad, of_x, of_weight, None, None, None
 
 

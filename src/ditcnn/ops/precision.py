@@ -1,11 +1,12 @@
 """In which arithmetic a form is computed."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
 
-__all__ = ["in_working_precision", "saturate"]
+__all__ = ["in_working_precision", "saturate", "without_autocast"]
 
 
 def in_working_precision(form: Callable[..., Tensor], x: Tensor, *parameters: Tensor) -> Tensor:
@@ -29,6 +30,12 @@ def in_working_precision(form: Callable[..., Tensor], x: Tensor, *parameters: Te
     if x.dtype == torch.float16:
         return saturate(form(x.float(), *(p.float() for p in parameters)), torch.float16)
     return form(x, *parameters)
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager[object]:
+    """Return a context in which operations on the device of ``x`` keep the dtypes of their inputs."""
+    device = x.device.type
+    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
 
 
 def saturate(y: Tensor, dtype: torch.dtype) -> Tensor:

@@ -33,8 +33,8 @@ def _products(x: Tensor) -> Tensor:
     return torch.bmm(x.unsqueeze(2), x.unsqueeze(1)).flatten(1)
 
 
-def check_shapes(x: Tensor, weight: Tensor) -> None:
-    """Raise ``ValueError`` unless ``weight`` is ``[O, C, C]`` for the C of ``x``."""
+def check_inputs(x: Tensor, weight: Tensor) -> None:
+    """Raise ``ValueError`` unless ``weight`` is ``[O, C, C]`` for the C of ``x``, both real and on one device."""
     if x.ndim == 0:
         raise ValueError("x must have shape [..., C]; got a scalar.")
     channels = x.shape[-1]
@@ -43,3 +43,7 @@ def check_shapes(x: Tensor, weight: Tensor) -> None:
             f"weight must have shape [O, {channels}, {channels}] to match x with {channels} channels; "
             f"got {list(weight.shape)}."
         )
+    if not (x.is_floating_point() and weight.is_floating_point()):
+        raise ValueError(f"x and weight must be floating point, and real; got {x.dtype} and {weight.dtype}.")
+    if x.device != weight.device:  # the op would read the one's memory as the other's
+        raise ValueError(f"x and weight must be on one device; got {x.device} and {weight.device}.")

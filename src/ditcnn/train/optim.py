@@ -7,15 +7,15 @@ import torch
 from timm.optim import create_optimizer_v2
 from torch import nn
 
-from ditcnn.groups import parameter_groups
+from ditcnn.groups import scaled_groups
 from ditcnn.recipes import Recipe
 
 __all__ = ["lr_factor", "make_optimizer", "set_lr"]
 
 
 def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """Return timm's optimiser ``recipe.opt`` over `ditcnn.parameter_groups`, without decay of vectors where asked."""
-    groups = parameter_groups(model, recipe.lr, term_lr_scale=recipe.term_lr_scale)
+    """Return timm's optimiser ``recipe.opt``, the terms at their own rates, without decay of vectors where asked."""
+    groups = scaled_groups(model, recipe.term_lr_scale)
     optimizer: torch.optim.Optimizer = create_optimizer_v2(
         groups if recipe.decay_vectors else _without_decay_of_vectors(groups, model),
         opt=recipe.opt,

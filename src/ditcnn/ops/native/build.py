@@ -35,7 +35,7 @@ def load_library() -> ctypes.CDLL | None:
         warnings.warn("no C compiler found (gcc, or cc if it is gcc): quadratic_form takes its slower form.", stacklevel=2)
         return None
     try:
-        return open_library(_compiled(compiler))
+        return _library(compiler)
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:
         detail = getattr(error, "stderr", None) or str(error)
         warnings.warn(f"kernel.c could not be compiled; quadratic_form takes its slower form: {detail}", stacklevel=2)
@@ -62,18 +62,20 @@ def _version(compiler: str) -> str:
     return subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
 
 
-def _compiled(compiler: str) -> Path:
-    """Return the library in the cache folder, compiled if it is not there: one for each source, compiler and processor."""
+def _library(compiler: str) -> ctypes.CDLL:
+    """Return the code in the cache folder, compiled if it is not there: one file for each source, compiler and processor."""
     version = _version(compiler)
     key = hashlib.sha256("\0".join([SOURCE.read_text(), version, *FLAGS, *TUNE, _processor()]).encode()).hexdigest()
-    path = cache_folder() / f"native-{key[:24]}.so"
-    if not path.exists():
-        try:
+    name = f"native-{key[:24]}.so"
+    try:
+        path = cache_folder() / name
+        if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            return compile_kernel(compiler, path)
-        except OSError:  # a read-only home
-            return compile_kernel(compiler, Path(tempfile.mkdtemp(prefix="ditcnn-")) / path.name)
-    return path
+            compile_kernel(compiler, path)
+        return open_library(path)
+    except (OSError, RuntimeError):  # no home, a read-only one, one that may hold no code, or a file that is none
+        with tempfile.TemporaryDirectory(prefix="ditcnn-") as folder:
+            return open_library(compile_kernel(compiler, Path(folder) / name))
 
 
 def compile_kernel(compiler: str, path: Path, *more: str) -> Path:
@@ -83,9 +85,11 @@ def compile_kernel(compiler: str, path: Path, *more: str) -> Path:
     try:
         command = [compiler, *FLAGS, *TUNE, *more, str(SOURCE), "-o", temporary]
         subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+        with open(temporary, "rb") as written:
+            os.fsync(written.fileno())  # a file that a crash cut off would kill the process that loads it
         os.replace(temporary, path)
     except BaseException:
-        os.unlink(temporary)
+        Path(temporary).unlink(missing_ok=True)  # a linker that fails has deleted it
         raise
     return path
 
