@@ -82,6 +82,9 @@ def test_python_m_is_the_same_program():
         (["--data", "nowhere"], "nowhere: no such folder or archive"),
         (["--config", "nowhere.yaml"], "nowhere.yaml: No such file"),
         (["--device", "mps"], "--device mps: this machine"),
+        (["--model-kwargs", "num_classes=20"], "--model-kwargs takes no num_classes: the data decide it"),
+        (["cifar10-warmup", "--milestones", "5"], "--milestones has no effect here: it needs --schedule multistep"),
+        (["--workers", "2"], "--workers has no effect here: it needs a recipe whose images are streamed"),
     ],
 )
 def test_bad_flags_of_train(capsys, arguments, message):

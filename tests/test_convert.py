@@ -1,6 +1,7 @@
 """``ditcnn convert``: checkpoints of the published code and of plain networks."""
 
 import argparse
+import json
 
 import pytest
 import timm
@@ -8,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from ditcnn.cli import main
+from tests.conftest import write_cifar10
 
 
 def randomised(name, **kwargs):
@@ -174,3 +176,12 @@ def test_a_converted_model_without_class_names_predicts_numbers(tmp_path, capsys
     capsys.readouterr()
     assert main(["predict", "out", str(tmp_path / "image.png"), "--format", "csv"]) == 0
     assert capsys.readouterr().out.splitlines()[1].split(",")[2] in set("0123456789")
+
+
+def test_a_converted_cifar_model_is_tested_on_cifar(tmp_path, capsys):
+    torch.save({"state_dict": published_resnet(randomised("dit_resnet20", num_classes=10))}, tmp_path / "published.pth")
+    assert convert(tmp_path / "published.pth", "dit_resnet20") == 0
+    write_cifar10(tmp_path / "cifar")
+    capsys.readouterr()
+    assert main(["eval", "out", "--data", str(tmp_path / "cifar"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["images"] == 4

@@ -70,6 +70,19 @@ def test_a_tar_of_class_folders_reads_like_the_folders(tmp_path, suffix, prefix)
     assert same(open_data(archive, "cifar10"), open_data(folder, "cifar10"))
 
 
+@pytest.mark.parametrize("prefix", ["", "outer"])
+def test_classes_may_be_called_as_the_parts_are(tmp_path, prefix):
+    """As one of CIFAR-100's is: a train."""
+    plain = write_class_folders(tmp_path / "plain", classes=("cat", "dog", "eel", "fox"))
+    named = write_class_folders(tmp_path / prefix / "named", classes=("cat", "test", "train", "val"))
+    folder, archive = (
+        open_data(path, "cifar10") for path in (named, write_tar(named, tmp_path / "named.tar", prefix=prefix))
+    )
+    assert folder.classes == archive.classes == ("cat", "test", "train", "val")
+    assert torch.equal(folder.train.images, open_data(plain, "cifar10").train.images)
+    assert same(folder, archive)
+
+
 def test_exif_rotation_is_applied(tmp_path):
     folder = write_class_folders(tmp_path / "images", classes=("a",), train=1, test=1)
     exif = Image.Exif()

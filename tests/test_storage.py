@@ -7,7 +7,7 @@ import pickle
 import pytest
 import torch
 
-from ditcnn.errors import InputError
+from ditcnn.errors import InputError, RunFailed
 from ditcnn.train.checkpoint import clean, load_newest, save_newest
 from ditcnn.train.folder import RunFolder
 from ditcnn.train.storage import Damaged, load_state, save_state, write_atomically
@@ -123,3 +123,15 @@ def test_leftovers_of_a_killed_process_are_removed(folder):
     folder.last.write_text("whole")
     clean(folder, folder.last)
     assert sorted(p.name for p in folder.path.iterdir()) == ["last.pt", "notes.txt"]
+
+
+@pytest.mark.parametrize(("error", "raised"), [(OSError(5, "Input/output error"), OSError), (MemoryError(), RunFailed)])
+def test_a_disk_that_fails_or_too_little_memory_is_no_damage(folder, error, raised, monkeypatch):
+    save_newest(folder, state(1))
+
+    def failing(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr(torch, "load", failing)
+    with pytest.raises(raised):
+        load_newest(folder, lambda message: pytest.fail(message))

@@ -176,6 +176,21 @@ def test_labels_of_val_are_those_of_train_when_val_lacks_a_class(own_images):
     assert val.absent == (CLASSES[0],)
 
 
+def test_images_a_folder_deeper_are_not_one_class(tmp_path):
+    for name in CLASSES:
+        (tmp_path / "set" / "train" / name / "images").mkdir(parents=True)
+        picture(0).save(tmp_path / "set" / "train" / name / "images" / "0.JPEG")
+    archive = write_tar(tmp_path / "set.tar", tmp_path / "set")
+    for data in (tmp_path / "set", archive):
+        with pytest.raises(InputError, match=r"would be one class, 'images'; images must lie as <class>/<image>"):
+            open_source(data, "train")
+
+
+def test_a_class_may_be_called_train(tmp_path):
+    images = write_images(tmp_path / "set", classes=("cat", "train"))
+    assert open_source(images / "val", "val").classes == ("cat", "train")
+
+
 def test_a_class_of_val_that_train_lacks_is_an_error(own_images):
     (own_images / "val" / CLASSES[0]).rename(own_images / "val" / "n01440765")
     with pytest.raises(InputError, match=r"'n01440765' that is not among the 3 known ones.*Did you mean n01440764"):
@@ -237,6 +252,32 @@ def test_webdataset_shards_are_read_by_their_labels(images, tmp_path):
     (folder / "_info.json").write_text("{}")
     with pytest.raises(InputError, match="is damaged"):
         open_source(f"wds/{folder}", "val")
+
+
+def test_a_part_of_shards_is_a_word_of_their_names(images, tmp_path):
+    for part in ("train", "test"):
+        with tarfile.open(tmp_path / f"retrieval-{part}-0.tar", "w") as tar:
+            for number, path in enumerate(sorted((images / "train").rglob("*.JPEG"))[:2]):
+                for name, content in ((f"{number}.jpg", path.read_bytes()), (f"{number}.cls", b"0")):
+                    info = tarfile.TarInfo(name)
+                    info.size = len(content)
+                    tar.addfile(info, io.BytesIO(content))
+    (tmp_path / "._retrieval-train-0.tar").write_bytes(b"of macOS")
+    assert [len(open_source(f"wds/{tmp_path}", part)) for part in ("train", "val")] == [2, 2]
+
+
+@pytest.mark.parametrize("what", ["hard link", "two archives"])
+def test_images_that_an_archive_does_not_hold_where_they_are_named_are_told(images, tmp_path, what):
+    archive = write_tar(tmp_path / "set.tar", images)
+    if what == "two archives":
+        archive.write_bytes(archive.read_bytes() * 2)
+    else:
+        with tarfile.open(archive, "a") as tar:
+            link = tarfile.TarInfo(f"train/{CLASSES[0]}/link.JPEG")
+            link.type, link.linkname = tarfile.LNKTYPE, f"train/{CLASSES[0]}/{CLASSES[0]}_0.JPEG"
+            tar.addfile(link)
+    with pytest.raises(InputError, match="hard link" if what == "hard link" else "put together by cat"):
+        open_source(archive, "train")
 
 
 def test_sets_of_the_hub_need_their_package(monkeypatch, images):

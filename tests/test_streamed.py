@@ -237,6 +237,31 @@ def test_a_loss_that_stays_infinite_ends_the_run_in_fp16_too(monkeypatch, capsys
     assert "the loss was not finite 3 times in a row in epoch 1, step 3" in last_line(capsys)
 
 
+def test_updates_passed_over_for_their_gradients_alone_count_too(monkeypatch, capsys):
+    unscale = torch.amp.GradScaler._unscale_grads_
+
+    def overflown(scaler, optimizer, *arguments):
+        for group in optimizer.param_groups:
+            for p in group["params"]:
+                p.grad.fill_(math.inf)
+        return unscale(scaler, optimizer, *arguments)
+
+    monkeypatch.setattr(torch.amp.GradScaler, "_unscale_grads_", overflown)
+    monkeypatch.setattr("ditcnn.train.streamed.MOST_SKIPPED_IN_A_ROW", 3)
+    train("--precision", "fp16", "--epochs", "1", status=1, out="fp16")
+    assert "the gradient was not finite 3 times in a row in epoch 1, step 3" in last_line(capsys)
+
+
+def test_a_setting_that_is_switched_off_stays_off_on_resume_and_in_a_repeated_run():
+    off = ("--auto-augment", "None", "--epochs", "1")
+    folder = train(*off)
+    train(*off, "--resume")
+    assert main(["train", "--out", "run", "--resume"]) == 0
+    assert main(["train", "--config", str(folder.config), "--out", "again"]) == 0
+    assert RunFolder(Path("again")).config.read_text() == folder.config.read_text()
+    assert "auto_augment: null" in folder.config.read_text()
+
+
 def test_the_best_epoch_of_the_average_is_not_one_of_the_weights(monkeypatch):
     scores = iter([90.0, 50.0, 60.0])  # the average counts from the second epoch on
 

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import signal
 from pathlib import Path
 
 import pytest
@@ -117,6 +118,25 @@ def test_a_folder_of_the_same_model_gives_its_arguments_too():
     model = timm.create_model("local-dir:second", pretrained=True)
     assert model.layer2[0].quadratic.spatial_transpose
     assert isinstance(model.layer2[0].quadratic.norm, torch.nn.GroupNorm)
+
+
+def test_a_run_from_a_folder_of_the_same_model_resumes_as_that_model(monkeypatch):
+    train("--model-kwargs", "spatial_transpose=True", "--epochs", "1", out="first")
+    flags = ("--pretrained", "first", "--epochs", "2")
+    train(*flags, out="whole")
+    close = Trainer._close_epoch
+
+    def stopped(trainer):
+        close(trainer)
+        trainer.stop.signum = signal.SIGTERM
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "_close_epoch", stopped)
+        train(*flags, out="parts", status=143)
+    train("--resume", out="parts")
+    whole, parts = (timm.create_model(f"local-dir:{out}", pretrained=True) for out in ("whole", "parts"))
+    assert parts.layer2[0].quadratic.spatial_transpose
+    assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), parts.state_dict().values(), strict=True))
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from ditcnn.cli.reproduce import reproduce_command
 from ditcnn.cli.train import train_command
 from ditcnn.errors import InputError, RunFailed, ToldElsewhere, nearest, reason
 from ditcnn.train import Stopped
+from ditcnn.train.failures import out_of_memory
 
 __all__ = ["main"]
 
@@ -48,6 +49,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         message, status = _outcome(error)
         print(f"ditcnn: {message}", file=sys.stderr)
         return status
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        print(
+            f"ditcnn: out of memory: {str(error).splitlines()[0]} Take fewer or smaller images at a time.", file=sys.stderr
+        )
+        return 1
 
 
 def _outcome(error: BaseException) -> tuple[str, int]:

@@ -153,14 +153,15 @@ def _streamed_data_of(folder: Path | None) -> str:
 
 
 def _evaluate_in_memory(flags: EvalFlags, folder: Path) -> None:
-    for name in ("image_size", "crop_pct"):
-        if getattr(flags, name) is not None:
-            raise InputError(f"--{name.replace('_', '-')} has no effect on small images in memory; leave it out.")
+    idle = [name for name in ("image_size", "crop_pct") if getattr(flags, name) is not None]
+    idle += [name for name in ("skip_bad_images",) if getattr(flags, name)]
+    for name in idle:
+        raise InputError(f"--{name.replace('_', '-')} has no effect on small images in memory; leave it out.")
     device = choose_device(flags.device)
     trained = load_model(folder)
     path, name = _data_of(flags, folder, len(trained.classes))
     data = open_data(path, name)
-    if data.classes != trained.classes:
+    if data.classes != trained.classes and (trained.named or len(data.classes) != len(trained.classes)):
         raise InputError(
             f"{folder} knows {len(trained.classes)} classes ({', '.join(trained.classes[:3])}, ...), the data has "
             f"{len(data.classes)} ({', '.join(data.classes[:3])}, ...); they must be the same."

@@ -46,7 +46,8 @@ def fresh_model(name: str, model_kwargs: tuple[str, ...], image_shape: tuple[int
     if Path(name).is_dir():
         config = _config(Path(name))
         own = {key: value for key, value in config.get("model_args", {}).items() if key not in ("num_classes", "in_chans")}
-        return build_model(config["architecture"], image_shape, config["num_classes"], **(own | arguments))
+        classes = arguments.pop("num_classes", config["num_classes"])
+        return build_model(config["architecture"], image_shape, classes, **(own | arguments))
     check_name(name)
     cfg = _registry_cfg(name, arguments)
     classes = arguments.pop("num_classes", 1000 if cfg is None else cfg.num_classes)

@@ -56,7 +56,7 @@ def open_named(
     if folder is not None:
         trained = load_model(folder)
         model, classes, shape = trained.model, trained.classes, trained.image_shape
-        if classes == tuple(map(str, range(len(classes)))):  # what load_model calls classes without names
+        if not trained.named:
             classes = imagenet_classes(len(classes))
         outputs = len(trained.classes)
     else:

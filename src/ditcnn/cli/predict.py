@@ -21,6 +21,7 @@ from ditcnn.cli.parsing import parse
 from ditcnn.data import decode_image
 from ditcnn.data.batches import normalise
 from ditcnn.data.class_names import describe
+from ditcnn.data.stream.source import is_hidden
 from ditcnn.data.stream.tars import Member, images_in, read_member
 from ditcnn.errors import InputError
 from ditcnn.train import choose_device
@@ -69,7 +70,8 @@ def _images(path: Path) -> list[Path | Member]:
         return list(images_in([path])) if path.suffix.lower() == ".tar" else [path]
     if not path.is_dir():
         raise InputError(f"{path}: no such file or folder.")
-    found = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMG_EXTENSIONS and p.is_file())
+    images = (p for p in path.rglob("*") if p.suffix.lower() in IMG_EXTENSIONS and p.is_file())
+    found = sorted(p for p in images if not is_hidden(p.relative_to(path).as_posix()))  # such as ._photo.jpg of macOS
     if not found:
         raise InputError(f"{path} holds no images.")
     return list(found)

@@ -12,7 +12,7 @@ from ditcnn.cli.parsing import flag, given, parse, read_config
 from ditcnn.errors import InputError
 from ditcnn.recipes import RECIPES, Recipe, make_recipe
 from ditcnn.train import RunFolder
-from ditcnn.train.build import images_of
+from ditcnn.train.build import arguments_of, images_of
 
 __all__ = ["TrainFlags", "as_settings", "recipe_of", "settings_for", "stored_settings"]
 
@@ -116,7 +116,9 @@ def settings_for(argv: list[str]) -> tuple[TrainFlags, RunFolder]:
         _refuse_changes(stored, wanted, folder)
     else:
         wanted = _as_weights(_on_top(_on_top(base, config, asked.config), argv), [*config, *argv])
+        wanted = _with_arguments_of_weights(wanted)
     wanted.check()
+    _refuse_idle(wanted, argv)
     return wanted, folder
 
 
@@ -133,6 +135,29 @@ def _as_weights(flags: TrainFlags, argv: list[str]) -> TrainFlags:
         return flags
     wanted = images_of(flags.pretrained)
     return dataclasses.replace(flags, **{name: value for name, value in wanted.items() if not given(name, argv)})
+
+
+def _with_arguments_of_weights(flags: TrainFlags) -> TrainFlags:
+    """Return the settings with the arguments of a folder's model, which a resumed run has no weights to take them from."""
+    if flags.pretrained is None:
+        return flags
+    asked = flags.model_arguments()
+    own = [f"{key}={value!r}" for key, value in arguments_of(flags.pretrained, flags.model).items() if key not in asked]
+    return dataclasses.replace(flags, model_kwargs=(*own, *flags.model_kwargs))
+
+
+def _refuse_idle(flags: TrainFlags, argv: list[str]) -> None:
+    """Raise `InputError` for flags of a command line that would do nothing."""
+    idle = {} if flags.schedule == "multistep" else dict.fromkeys(("milestones", "gamma"), "--schedule multistep")
+    if flags.schedule == "cosine-by-epoch":
+        idle |= dict.fromkeys(("warmup", "warmup_factor"), "another --schedule")
+    else:
+        idle |= dict.fromkeys(("warmup_lr", "min_lr"), "--schedule cosine-by-epoch")
+    if not flags.streamed:
+        idle["workers"] = "a recipe whose images are streamed"
+    for name, needed in idle.items():
+        if given(name, argv):
+            raise InputError(f"{flag(name)} has no effect here: it needs {needed}.")
 
 
 def _read_config(path: Path) -> list[str]:
@@ -165,8 +190,13 @@ def recipe_of(flags: TrainFlags) -> Recipe:
 
 
 def as_settings(flags: TrainFlags) -> dict[str, Any]:
-    """Return what config.yaml holds; unset ones are left out."""
-    settings = {name: getattr(flags, name) for name in _SETTINGS if getattr(flags, name) is not None}
+    """Return what config.yaml holds; unset ones are left out, but for those that the recipe sets."""
+    recipe = RECIPES[flags.name].recipe
+    settings = {
+        name: getattr(flags, name)
+        for name in _SETTINGS
+        if getattr(flags, name) is not None or getattr(recipe, name, None) is not None
+    }
     return {
         name: list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value
         for name, value in settings.items()

@@ -156,7 +156,8 @@ def _schedule(flags: TrainFlags) -> str:
     """Return the schedule in words; a number of epochs has moved milestones and warm-up."""
     own = RECIPES[flags.name].recipe.epochs
     rescaled = f" (the recipe's {own} rescaled)" if flags.epochs != own else ""
-    milestones = f", milestones at {', '.join(f'{m:g}' for m in flags.milestones)}" if flags.milestones else ""
+    drops = flags.milestones if flags.schedule == "multistep" else ()
+    milestones = f", milestones at {', '.join(f'{m:g}' for m in drops)}" if drops else ""
     return f"schedule: {flags.epochs} epochs{rescaled}{milestones}, warm-up of {flags.warmup_epochs:g} epochs"
 
 

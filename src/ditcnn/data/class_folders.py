@@ -16,8 +16,9 @@ from ditcnn.errors import InputError
 
 __all__ = ["decode_image", "has_class_folders", "read_class_folders"]
 
-# One folder around train/ and test/ is allowed, as archives often have.
-_PLACE = re.compile(r"(?P<parent>[^/]+/)?(?P<part>train|test|val)/(?P<class_name>[^/]+)(?:/(?P<file>[^/]+))?")
+# One folder around train/ and test/ is allowed, as archives often have. A path is read without it where it can be: a class
+# may be called train, as one of CIFAR-100's is.
+_PLACE = re.compile(r"(?P<parent>[^/]+/)??(?P<part>train|test|val)/(?P<class_name>[^/]+)(?:/(?P<file>[^/]+))?")
 
 
 def has_class_folders(files: Files) -> bool:
@@ -75,12 +76,15 @@ def _images_by_part(files: Files) -> dict[str, dict[str, list[str]]]:
         place = _PLACE.fullmatch(name)
         if place is None:
             continue
-        parents.add(place["parent"] or "")
-        if not place["file"]:
-            if name in files.folders:
-                parts[place["part"]].setdefault(place["class_name"], [])
-        elif place["file"].lower().endswith(IMG_EXTENSIONS):
+        if place["file"]:
+            if not place["file"].lower().endswith(IMG_EXTENSIONS):
+                continue
             parts[place["part"]].setdefault(place["class_name"], []).append(name)
+        elif name in files.folders:
+            parts[place["part"]].setdefault(place["class_name"], [])
+        else:
+            continue
+        parents.add(place["parent"] or "")
     only_parent(parents, files.path, "class folders")
     return parts
 

@@ -26,6 +26,8 @@ def decode(content: bytes, where: str, convert: Callable[[Image.Image], Image.Im
         if image.mode in ("I", "F") or image.mode.startswith("I;"):
             raise BadImage(f"{where} has more than 8 bits a channel ({image.mode}); convert it to 8 bits first.")
         return convert(image)
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (BadImage, MemoryError):
+        raise
+    except Exception as error:  # damaged files raise anything, from struct.error in EXIF on
         reason = "unknown format" if isinstance(error, UnidentifiedImageError) else error
         raise BadImage(f"{where} is not a readable image: {reason}.") from None

@@ -1,6 +1,7 @@
 """The development kit of ILSVRC2012: which classes there are, and the class of each validation image."""
 
 import io
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,4 +73,7 @@ def _classes(content: bytes, where: str) -> tuple[dict[int, str], dict[str, int]
         raise InputError(f"{where} is no table of ILSVRC2012's synsets: {error or type(error).__name__}.") from None
     if not by_id:
         raise InputError(f"{where} names no class.")
+    for wnid in by_id.values():
+        if not re.fullmatch(r"n\d{8}", wnid):  # they become folders
+            raise InputError(f"{where} has the WordNet id {wnid!r}, which is not of the form n01440764.")
     return by_id, train_images

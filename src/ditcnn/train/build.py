@@ -14,7 +14,7 @@ from torch import nn
 
 from ditcnn.errors import InputError, nearest
 
-__all__ = ["build_model", "images_of"]
+__all__ = ["arguments_of", "build_model", "images_of"]
 
 _OF_THE_DATA = ("num_classes", "in_chans", "img_size")  # arguments that the images decide
 
@@ -51,6 +51,15 @@ def build_model(
         reason = " ".join(str(error).split())
         raise InputError(f"model {name} with {model_kwargs or 'its defaults'}{weights} on {size} images: {reason}") from None
     return model
+
+
+def arguments_of(pretrained: str, name: str) -> dict[str, Any]:
+    """Return the arguments that the model in a folder was made with, if it is the model ``name``: weights alone do not tell.
+
+    Raises:
+        InputError: The folder's config.json is damaged.
+    """
+    return _weights_of_folder(Path(pretrained), name)[1] if Path(pretrained).is_dir() else {}
 
 
 def images_of(pretrained: str) -> dict[str, Any]:

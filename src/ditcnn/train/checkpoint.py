@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ditcnn.errors import InputError
+from ditcnn.errors import InputError, RunFailed
 from ditcnn.train.folder import RunFolder
 from ditcnn.train.storage import Damaged, load_state, save_state
 
@@ -27,6 +27,7 @@ def load_newest(folder: RunFolder, warn: Callable[[str], None]) -> tuple[dict[st
 
     Raises:
         InputError: There are checkpoints, and none can be read.
+        RunFailed: There is too little memory to read one.
     """
     damaged = []
     for path in (folder.last, folder.previous):
@@ -34,6 +35,8 @@ def load_newest(folder: RunFolder, warn: Callable[[str], None]) -> tuple[dict[st
             return load_state(path), path
         except FileNotFoundError:
             continue
+        except MemoryError as error:
+            raise RunFailed(f"too little memory to read {path}: {error}") from None
         except Damaged as error:
             damaged.append(path.name)
             warn(f"{path} is damaged ({error}); trying the one before.")

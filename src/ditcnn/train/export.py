@@ -67,13 +67,17 @@ def save_model(
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A model with what it needs to be used: class names, image shape (C, H, W), normalisation."""
+    """A model with what it needs to be used: class names, image shape (C, H, W), normalisation.
+
+    Without ``named`` the model's classes have no names, as a converted one's, and are called by their numbers.
+    """
 
     model: nn.Module
     classes: tuple[str, ...]
     image_shape: tuple[int, int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    named: bool = True
 
 
 def load_model(path: Path) -> TrainedModel:
@@ -94,7 +98,9 @@ def load_model(path: Path) -> TrainedModel:
         config = json.loads(config_file.read_bytes())
         model = timm.create_model(f"local-dir:{path}", pretrained=True)
         cfg = config["pretrained_cfg"]
-        classes = tuple(config.get("label_names") or map(str, range(config["num_classes"])))  # converted ones have no names
-        return TrainedModel(model.eval(), classes, tuple(cfg["input_size"]), tuple(cfg["mean"]), tuple(cfg["std"]))
+        names = config.get("label_names") or cfg.get("label_names")
+        classes = tuple(names or map(str, range(config["num_classes"])))
+        shape, mean, std = (tuple(cfg[name]) for name in ("input_size", "mean", "std"))
+        return TrainedModel(model.eval(), classes, shape, mean, std, named=bool(names))
     except (SafetensorError, LookupError, TypeError, ValueError, AttributeError, AssertionError, RuntimeError) as error:
         raise InputError(f"{path} holds a damaged model: {error}") from None

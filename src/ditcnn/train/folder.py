@@ -1,8 +1,10 @@
 """A run's folder: what lies where."""
 
+import errno
 import fcntl
 import os
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -54,6 +56,11 @@ def _lock(descriptor: int) -> bool:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
+            raise
+        # As on Lustre mounted without flock: going on unguarded is better than not at all.
+        warnings.warn("the disk of the run's folder has no locks: see yourself that one process uses it.", stacklevel=2)
     return True
 
 

@@ -121,14 +121,19 @@ class Run(ABC):
         self.optimizer = make_optimizer(self.model, recipe)
         self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
 
-    def _update(self) -> None:
-        """Do a step of the optimiser on the gradients that the backward passes have left."""
+    def _update(self) -> bool:
+        """Do a step of the optimiser on the gradients that the backward passes have left.
+
+        Return whether it was done: the scaler of fp16 passes over gradients that are not finite, and lowers its scale.
+        """
+        scale = self.scaler.get_scale() if self.scaler.is_enabled() else 0.0
         if self.recipe.clip_grad:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_grad)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad()
+        return not self.scaler.is_enabled() or self.scaler.get_scale() >= scale
 
     def restore(self) -> None:
         """Take over the folder's newest checkpoint, if there is one; change nothing on disk.

@@ -1,5 +1,6 @@
 """Files that are whole or not there: written beside, synced, renamed."""
 
+import errno
 import io
 import os
 import zipfile
@@ -51,16 +52,21 @@ def load_state(path: Path) -> dict[str, Any]:
 
     Raises:
         Damaged: The file is cut off, altered or no checkpoint.
-        OSError: It cannot be opened.
+        OSError: It cannot be opened, or the disk fails.
+        MemoryError: There is too little memory for it.
     """
     try:
         with zipfile.ZipFile(path) as archive:  # torch.load itself does not verify the checksums
             if archive.testzip() is not None:
                 raise Damaged("its checksum does not match")
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (FileNotFoundError, PermissionError, Damaged):
+    except (Damaged, MemoryError):
         raise
     except Exception as error:  # a damaged archive can raise anything
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # EINVAL: a seek to where no file ends
+            raise
+        if "can't allocate memory" in str(error):
+            raise MemoryError(str(error)) from None
         raise Damaged((str(error) or type(error).__name__).splitlines()[0]) from None
     if not isinstance(state, dict):
         raise Damaged("it holds no state")

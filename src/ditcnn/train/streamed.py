@@ -104,6 +104,7 @@ class StreamTrainer(Run):
         self.erase = Erase(recipe.reprob, skip_first_half=recipe.resplit, seed=recipe.seed)
         self.bad_images: dict[str, str] = {}  # of the step under way: message by path
         self.told: set[str] = set()
+        self.passed_over = False  # the newest step's update, by the scaler
 
         self._set_up(self.image_shape, device)
         self.ema = ModelEmaV3(self.model, decay=recipe.ema_decay) if recipe.ema_decay else None
@@ -208,7 +209,7 @@ class StreamTrainer(Run):
                 # Gradients are averaged over the processes, each of which has as many micro-batches.
                 self.scaler.scale(loss / len(step)).backward()
             loss_sum += loss.detach()
-        self._update()
+        self.passed_over = not self._update()
         self.processes.average_statistics(self.model)
         if self.ema:
             self.ema.update(self.model)
@@ -236,19 +237,21 @@ class StreamTrainer(Run):
             self._save()
 
     def _count(self, loss: float) -> None:
-        """Count a step by its loss; one that is not finite, too, where the scaler has passed over its update."""
+        """Count a step by its loss; one without an update too, which the scaler passes over where it is not finite."""
         progress = self.progress
         if math.isfinite(loss):
-            progress.skipped_in_a_row = 0
             progress.loss_sum += loss * self.global_batch
             progress.seen += self.global_batch
+        elif not self.scaler.is_enabled():
+            raise self._diverged(f"the loss became {loss}")
+        if math.isfinite(loss) and not self.passed_over:
+            progress.skipped_in_a_row = 0
         else:
             progress.skipped_steps += 1
             progress.skipped_in_a_row += 1
-            if not self.scaler.is_enabled():
-                raise self._diverged(f"the loss became {loss}")
             if progress.skipped_in_a_row == MOST_SKIPPED_IN_A_ROW:
-                raise self._diverged(f"the loss was not finite {MOST_SKIPPED_IN_A_ROW} times in a row")
+                what = "gradient" if math.isfinite(loss) else "loss"
+                raise self._diverged(f"the {what} was not finite {MOST_SKIPPED_IN_A_ROW} times in a row")
         progress.step += 1
 
     def _mean_loss(self) -> float:
@@ -279,6 +282,8 @@ class StreamTrainer(Run):
         scores = self._evaluate()
         if not progress.seen:
             raise self._diverged("the loss was not finite in any step")
+        if not math.isfinite(scores["val_loss"]):
+            raise self._diverged(f"the val loss became {scores['val_loss']}")
         line = {
             "epoch": progress.epoch + 1,
             "lr": self._lr(0),
@@ -291,8 +296,6 @@ class StreamTrainer(Run):
         progress.epoch += 1
         progress.step, progress.loss_sum, progress.seen, progress.seconds = 0, 0.0, 0, 0.0
         progress.bad_images, progress.skipped_steps = 0, 0
-        if not math.isfinite(scores["val_loss"]):
-            raise self._diverged(f"the val loss became {scores['val_loss']}")
         watched = "val_ema" if self.chosen == "ema" else "val"
         top1 = scores[f"{watched}_top1"]
         best = progress.best_of != self.chosen or top1 > progress.best_top1  # weights are not compared with averages
@@ -361,6 +364,7 @@ class StreamTrainer(Run):
             "mean": self.recipe.mean,
             "std": self.recipe.std,
             "crop_pct": self.recipe.crop_pct,
+            "crop_mode": "center",  # as val is read here, whatever the name's own weights want
             "interpolation": _interpolation(self.model),
         }
         save_model(chosen, self.folder.path, classes=self.classes, data_config=config)

@@ -7,7 +7,7 @@ from pathlib import Path
 from timm.data.readers.reader_image_folder import find_images_and_targets
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from ditcnn.data.stream.source import ImageSource, is_hidden, labelled
+from ditcnn.data.stream.source import ImageSource, is_hidden, labelled, refuse_merged
 from ditcnn.errors import InputError
 
 __all__ = ["FolderSource"]
@@ -26,6 +26,7 @@ class FolderSource(ImageSource):
         found = [(os.path.relpath(path, folder), class_of[label]) for path, label in images]
         found = [(name, class_name) for name, class_name in found if not is_hidden(name)]
         _refuse_empty(folder, {name.partition(os.sep)[0] for name, _ in found})
+        refuse_merged(str(folder), (os.path.dirname(name) for name, _ in found))
         order, labels, known = labelled(str(folder), found, classes)
         super().__init__(str(folder), [found[i][0] for i in order], labels, known)
 

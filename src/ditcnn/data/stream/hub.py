@@ -35,7 +35,8 @@ class HubSource(ImageSource):
             raise InputError(f"{where} holds no images.")
         if labels.ndim != 1 or labels.dtype.kind not in "iu":
             raise InputError(f"{where} has labels that are not one whole number an image.")
-        names = tuple(self._reader.class_to_idx) or tuple(map(str, range(int(labels.max()) + 1)))
+        # A set without names of its classes: they are those of the part before, which may have a class more.
+        names = tuple(self._reader.class_to_idx) or tuple(classes or map(str, range(int(labels.max()) + 1)))
         if labels.min() < 0 or labels.max() >= len(names):
             raise InputError(
                 f"{where} has labels from {labels.min()} to {labels.max()}, but there are {len(names)} classes; parts for "

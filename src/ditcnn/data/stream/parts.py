@@ -7,7 +7,7 @@ from typing import Literal
 from ditcnn.data.stream.folders import FolderSource
 from ditcnn.data.stream.hub import HubSource
 from ditcnn.data.stream.shards import open_shards
-from ditcnn.data.stream.source import ImageSource
+from ditcnn.data.stream.source import ImageSource, is_hidden
 from ditcnn.data.stream.tars import Member, TarSource, images_in
 from ditcnn.errors import InputError
 
@@ -52,14 +52,19 @@ def open_source(data: str | Path, split: Split, classes: Sequence[str] | None = 
 def _open_folder(path: Path, split: Split, classes: Sequence[str] | None) -> ImageSource:
     for name in SPLIT_NAMES[split]:
         if (folder := path / name).is_dir():
-            archives = sorted(folder.glob("*.tar"))
+            archives = sorted(archive for archive in folder.glob("*.tar") if not is_hidden(archive.name))
             if archives:
                 return TarSource(str(folder), images_in(archives, named=True), classes)
             return FolderSource(folder, classes)
         if (archive := path / f"{name}.tar").is_file():
             return TarSource(str(archive), images_in([archive]), classes)
-    _refuse_missing(path, split, any((path / n).exists() or (path / f"{n}.tar").exists() for n in SPLIT_NAMES["train"]))
+    _refuse_missing(path, split, any(_holds_classes(path / n) or (path / f"{n}.tar").exists() for n in SPLIT_NAMES["train"]))
     return FolderSource(path, classes)
+
+
+def _holds_classes(folder: Path) -> bool:
+    """Say whether a folder holds classes: one that holds images is a class itself, which may be called train."""
+    return folder.is_dir() and any(entry.is_dir() or entry.suffix == ".tar" for entry in folder.iterdir())
 
 
 def _part_of(path: Path, members: list[Member], split: Split) -> tuple[list[Member], str]:

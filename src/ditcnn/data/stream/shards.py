@@ -1,10 +1,11 @@
 """WebDataset's shards, read at random access: ``KEY.jpg`` and ``KEY.cls`` beside each other in tar archives."""
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from ditcnn.data.stream.source import ImageSource
+from ditcnn.data.stream.source import ImageSource, is_hidden
 from ditcnn.data.stream.tars import Member, TarSource, members_of, read_member
 from ditcnn.errors import InputError
 
@@ -54,7 +55,8 @@ def _shards(folder: Path, splits: Sequence[str]) -> list[Path]:
         except (ValueError, LookupError, TypeError) as error:
             raise InputError(f"{info} is damaged: it needs splits with filenames ({error}).") from None
     for name in splits:
-        if shards := sorted(path for path in folder.glob("*.tar") if name in path.name):
+        word = re.compile(rf"(?<![a-z]){name}(?![a-z])")  # not within another: val is in retrieval
+        if shards := sorted(p for p in folder.glob("*.tar") if word.search(p.stem.lower()) and not is_hidden(p.name)):
             return shards
     raise InputError(f"wds/{folder} has no part {splits[0]!r}: neither in _info.json nor as shards *{splits[0]}*.tar.")
 

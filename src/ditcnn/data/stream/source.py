@@ -4,7 +4,7 @@ import functools
 import hashlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from PIL import Image
@@ -94,6 +94,20 @@ def decode_rgb(content: bytes, where: str) -> Image.Image:
 def is_hidden(name: str) -> bool:
     """Say whether a file below a data set, or a folder that it lies in, is hidden."""
     return name.startswith(".") or "/." in name
+
+
+def refuse_merged(where: str, folders: Iterable[str]) -> None:
+    """Raise `InputError` where two folders of images have one name, which would make them one class.
+
+    So have sets that keep a class's images one folder deeper, as ``<class>/images/*``.
+    """
+    seen: dict[str, str] = {}
+    for folder in sorted(set(folders)):
+        name = folder.rpartition("/")[2]
+        if name in seen:
+            both = f"{seen[name]} and {folder}"
+            raise InputError(f"{where}: {both} would be one class, {name!r}; images must lie as <class>/<image>.")
+        seen[name] = folder
 
 
 def labelled(

@@ -6,6 +6,7 @@ leaves a pickle beside the data. Here the headers are listed by seeking, and eac
 
 import os
 import tarfile
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from ditcnn.data.stream.source import ImageSource, is_hidden, labelled
+from ditcnn.data.stream.source import ImageSource, is_hidden, labelled, refuse_merged
 from ditcnn.errors import InputError
 
 __all__ = ["Member", "TarSource", "images_in", "members_of", "read_member"]
@@ -52,6 +53,12 @@ class TarSource(ImageSource):
     ) -> None:
         self._inside = inside
         names = class_of or [os.path.basename(os.path.dirname(m.name)) for m in members]
+        if class_of is None:
+            folders: dict[Path, set[str]] = defaultdict(set)
+            for member in members:
+                folders[member.archive].add(os.path.dirname(member.name))
+            for archive, own in folders.items():
+                refuse_merged(str(archive), own)
         found = [(member.name, class_name) for member, class_name in zip(members, names, strict=True)]
         order, labels, known = labelled(where, found, classes)
         super().__init__(where, [members[i].name for i in order], labels, known)
@@ -133,9 +140,14 @@ def _is_compressed(path: Path) -> bool:
 def _members(archive: tarfile.TarFile, path: Path, prefix: str, base: int) -> Iterator[Member]:
     while (info := archive.next()) is not None:
         archive.members.clear()  # type: ignore[attr-defined]  # else it keeps a kilobyte for each of a million
+        name = prefix + os.path.normpath(info.name)
+        if (info.islnk() or info.issparse()) and name.lower().endswith(IMG_EXTENSIONS):
+            raise InputError(
+                f"{path}:{name} is a hard link or a sparse file, whose bytes lie elsewhere; pack it again with tar "
+                "--hard-dereference, without --sparse."
+            )
         if not info.isreg() or info.issparse():
             continue
-        name = prefix + os.path.normpath(info.name)
         inner = archive.extractfile(info) if name.lower().endswith(".tar") else None
         if inner is not None:
             with tarfile.open(fileobj=inner, mode="r:") as child:
@@ -148,3 +160,6 @@ def _members(archive: tarfile.TarFile, path: Path, prefix: str, base: int) -> It
         file.seek(archive.offset)
         if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
             raise tarfile.ReadError("unexpected end of data, or a damaged header")
+        while rest := file.read(1 << 20):
+            if any(rest):
+                raise tarfile.ReadError("there are data behind its end, as where archives were put together by cat")
