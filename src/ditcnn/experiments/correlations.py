@@ -231,6 +231,7 @@ CORRELATIONS = Experiment(
             CorrelationSettings(8, 8, 2, (8, 64), (16,), 0.4, (), 64, test_images=64, bayes_images=256),
             2,
             "8x8 images, 2 steps, one strength: nothing is learnt.",
+            "26 s",
         ),
         "quick": Budget(
             CorrelationSettings(

@@ -232,7 +232,7 @@ FIG1 = Experiment(
     shows="one quadratic neuron reaches the Bayes boundary of two normal classes; how many samples it needs",
     budgets={
         "smoke": Budget(
-            Fig1Settings(100, (20, 100), {"equal": (2,), "unequal": (2, 4)}, (30,)), 2, "100 epochs, few settings.", "15 s"
+            Fig1Settings(100, (20, 100), {"equal": (2,), "unequal": (2, 4)}, (30,)), 2, "100 epochs, few settings.", "18 s"
         ),
         "quick": Budget(
             Fig1Settings(3_000, (20, 100, 500, 2_500), {"equal": (2, 8), "unequal": (2, 8, 32)}, (30, 100, 300, 1_000)),

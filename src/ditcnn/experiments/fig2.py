@@ -202,7 +202,7 @@ FIG2 = Experiment(
     shows="ten quadratic neurons learn digits from few images, against an MLP and rivals on the same images",
     budgets={
         "smoke": Budget(
-            Fig2Settings((0.1, 1.0), hidden=20, rank=4), 1, "6x6 images that are made, 20 hidden units, one run.", "10 s"
+            Fig2Settings((0.1, 1.0), hidden=20, rank=4), 1, "6x6 images that are made, 20 hidden units, one run.", "11 s"
         ),
         "quick": Budget(
             Fig2Settings((0.001, 0.003, 0.01, 0.03, 0.1)),

@@ -301,7 +301,7 @@ FIG6 = Experiment(
             Fig6Settings(1, "cifar10-warmup", 0, 1, 1, 100),
             1,
             "6x6 images that are made, one epoch; the network on 8x8 digits.",
-            "12 s",
+            "13 s",
         ),
         "quick": Budget(
             Fig6Settings(2, "cifar10-warmup", 2, 60, 1),

@@ -158,7 +158,7 @@ def _experiment(name: str, shows: str, nets: tuple[str, ...], smoke: tuple[str, 
         name=name,
         shows=shows,
         budgets={
-            "smoke": Budget(Settings("smoke", smoke), 1, "one epoch on made images: says nothing about accuracy."),
+            "smoke": Budget(Settings("smoke", smoke), 1, "one epoch on made images: says nothing about accuracy.", "11 s"),
             "quick": Budget(Settings("short", nets), 2, "shortened to 4 epochs of CIFAR-10 and small networks, 2 seeds."),
             "full": Budget(
                 Settings("paper", nets), 5, "160 epochs of CIFAR-10; the paper's own networks are ImageNet's, weeks of GPUs."

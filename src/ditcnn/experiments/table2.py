@@ -136,7 +136,9 @@ TABLE2 = Experiment(
     name="table2",
     shows="plain, Dit and older quadratic ResNets on CIFAR: parameters, time and accuracy (Table 2, Fig. 4 left)",
     budgets={
-        "smoke": Budget(Settings("smoke", (20,), 1, False), 1, "one epoch on made images: says nothing about accuracy."),
+        "smoke": Budget(
+            Settings("smoke", (20,), 1, False), 1, "one epoch on made images: says nothing about accuracy.", "14 s"
+        ),
         "quick": Budget(
             Settings("short", (20,), 2, False),
             5,

@@ -123,7 +123,7 @@ TABLE3 = Experiment(
     name="table3",
     shows="Dit-ConvNeXt on ImageNet: parameters and MACs computed, accuracies quoted (Table 3, Fig. 4 right)",
     budgets={
-        "smoke": Budget(Settings(("atto",)), 1, "one size that the paper does not have."),
+        "smoke": Budget(Settings(("atto",)), 1, "one size that the paper does not have.", "10 s"),
         "quick": _WHOLE,
         "full": _WHOLE,
     },

@@ -135,7 +135,7 @@ TABLE4 = Experiment(
     name="table4",
     shows="what the term does in a trained net: taken out, or less its covariance part tr(A S) (Table 4)",
     budgets={
-        "smoke": Budget(Settings("smoke", ("cifar10",), (20,)), 2, "networks of one epoch on made images."),
+        "smoke": Budget(Settings("smoke", ("cifar10",), (20,)), 2, "networks of one epoch on made images.", "11 s"),
         "quick": Budget(
             Settings("short", ("cifar10",), (20,)),
             5,
