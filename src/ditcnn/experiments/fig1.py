@@ -238,6 +238,7 @@ FIG1 = Experiment(
             Fig1Settings(3_000, (20, 100, 500, 2_500), {"equal": (2, 8), "unequal": (2, 8, 32)}, (30, 100, 300, 1_000)),
             5,
             "3,000 of 10,000 epochs, 2 to 32 dimensions, up to 1,000 training points; MLP of max(10, dims) units.",
+            "106 s",
         ),
         "full": Budget(
             _FULL,
