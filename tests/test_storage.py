@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from ditcnn.errors import InputError, RunFailed
+from ditcnn.locks import try_lock
 from ditcnn.train.checkpoint import clean, load_newest, save_newest
 from ditcnn.train.folder import RunFolder
 from ditcnn.train.storage import Damaged, load_state, save_state, write_atomically
@@ -135,3 +136,27 @@ def test_a_disk_that_fails_or_too_little_memory_is_no_damage(folder, error, rais
     monkeypatch.setattr(torch, "load", failing)
     with pytest.raises(raised):
         load_newest(folder, lambda message: pytest.fail(message))
+
+
+@pytest.fixture
+def refused(monkeypatch):
+    """Make the system refuse locks for a reason."""
+
+    def refuse(number):
+        def flock(*arguments):
+            raise OSError(number, "refused")
+
+        monkeypatch.setattr("fcntl.flock", flock)
+
+    return refuse
+
+
+def test_a_disk_without_locks_is_gone_on_with_and_a_failing_one_is_not(refused):
+    refused(errno.ENOSYS)
+    with pytest.warns(UserWarning, match="no locks"):
+        assert try_lock(0)
+    refused(errno.EIO)
+    with pytest.raises(OSError, match="refused"):
+        try_lock(0)
+    refused(errno.EAGAIN)
+    assert not try_lock(0)

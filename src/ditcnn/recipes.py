@@ -135,9 +135,8 @@ class Recipe:
         if not timm.is_model(self.model):
             hint = nearest(self.model, timm.list_models())
             raise InputError(f"there is no model {self.model!r}.{hint} List them: timm.list_models().")
-        for name in ("num_classes", "pretrained"):
+        for name, way in (("num_classes", "the data decide it"), ("pretrained", "give --pretrained WEIGHTS")):
             if name in self.model_arguments():
-                way = "the data decide it" if name == "num_classes" else "give --pretrained WEIGHTS"
                 raise InputError(f"--model-kwargs takes no {name}: {way}.")
         optimisers = [str(name) for name in timm.optim.list_optimizers()]
         if self.opt not in optimisers:

@@ -14,7 +14,7 @@ import tyro
 from torch import Tensor
 
 from ditcnn.cli.named import as_folder, check_model, is_in_memory_run, open_named
-from ditcnn.cli.parsing import parse
+from ditcnn.cli.parsing import flag, parse
 from ditcnn.cli.settings import stored_settings
 from ditcnn.data import DataName, open_data
 from ditcnn.data.cifar import cifar_in
@@ -153,10 +153,9 @@ def _streamed_data_of(folder: Path | None) -> str:
 
 
 def _evaluate_in_memory(flags: EvalFlags, folder: Path) -> None:
-    idle = [name for name in ("image_size", "crop_pct") if getattr(flags, name) is not None]
-    idle += [name for name in ("skip_bad_images",) if getattr(flags, name)]
-    for name in idle:
-        raise InputError(f"--{name.replace('_', '-')} has no effect on small images in memory; leave it out.")
+    for name in ("image_size", "crop_pct", "skip_bad_images"):
+        if getattr(flags, name) not in (None, False):
+            raise InputError(f"{flag(name)} has no effect on small images in memory; leave it out.")
     device = choose_device(flags.device)
     trained = load_model(folder)
     path, name = _data_of(flags, folder, len(trained.classes))

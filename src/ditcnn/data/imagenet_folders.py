@@ -1,6 +1,5 @@
 """Class folders written from archives: a class is whole or not there, and so is a set."""
 
-import fcntl
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from ditcnn.data.imagenet_archives import ClassImages
 from ditcnn.errors import InputError
+from ditcnn.locks import try_lock
 
 __all__ = ["Preparation", "Prepared"]
 
@@ -136,10 +136,8 @@ class Preparation:
         work = self.out / _WORK
         work.mkdir(parents=True, exist_ok=True)
         with (work / "lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise InputError(f"another process is preparing {self.out}; wait for it.") from None
+            if not try_lock(lock.fileno()):
+                raise InputError(f"another process is preparing {self.out}; wait for it.")
             yield
             (work / "lock").unlink()
         if not any(work.iterdir()):  # the other part may be waiting for its next run

@@ -1,10 +1,7 @@
 """A run's folder: what lies where."""
 
-import errno
-import fcntl
 import os
 import time
-import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -14,6 +11,7 @@ from typing import Any
 import yaml
 
 from ditcnn.errors import InputError
+from ditcnn.locks import try_lock
 from ditcnn.train.storage import write_atomically
 
 __all__ = ["RunFolder", "locked_folder"]
@@ -38,7 +36,7 @@ def locked_folder(path: Path, doing: str = "works", patience: float = 0.0) -> It
     # processes lock two files of one name.
     descriptor = os.open(path / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
     end = time.monotonic() + patience
-    while not _lock(descriptor):
+    while not try_lock(descriptor):
         if time.monotonic() >= end:
             os.close(descriptor)
             raise InputError(f"another process {doing} in {path}; wait for it, or name another --out.")
@@ -49,19 +47,6 @@ def locked_folder(path: Path, doing: str = "works", patience: float = 0.0) -> It
     finally:
         _held.discard(descriptor)
         os.close(descriptor)
-
-
-def _lock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
-            raise
-        # As on Lustre mounted without flock: going on unguarded is better than not at all.
-        warnings.warn("the disk of the run's folder has no locks: see yourself that one process uses it.", stacklevel=2)
-    return True
 
 
 _held: set[int] = set()  # descriptors of the locks of folders

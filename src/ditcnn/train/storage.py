@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from ditcnn.train.failures import out_of_memory
+
 __all__ = ["Damaged", "load_state", "save_state", "write_atomically"]
 
 
@@ -65,7 +67,7 @@ def load_state(path: Path) -> dict[str, Any]:
     except Exception as error:  # a damaged archive can raise anything
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # EINVAL: a seek to where no file ends
             raise
-        if "can't allocate memory" in str(error):
+        if out_of_memory(error):
             raise MemoryError(str(error)) from None
         raise Damaged((str(error) or type(error).__name__).splitlines()[0]) from None
     if not isinstance(state, dict):
