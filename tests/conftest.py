@@ -1,6 +1,7 @@
 """Small data sets of every format, made by hand."""
 
 import gzip
+import math
 import pickle
 import socket
 import tarfile
@@ -26,6 +27,20 @@ def cache_folder(tmp_path_factory, monkeypatch) -> Path:
     cache = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("DITCNN_CACHE", str(cache))
     return cache
+
+
+def with_infinite_gradients(monkeypatch, *, steps: float = math.inf) -> None:
+    """Make the gradients of the first steps infinite where the scaler of fp16 looks at them."""
+    unscale, looks = torch.amp.GradScaler._unscale_grads_, []
+
+    def overflown(scaler, optimizer, *arguments):
+        looks.append(0)
+        for group in optimizer.param_groups if len(looks) <= steps else ():
+            for p in group["params"]:
+                p.grad.fill_(math.inf)
+        return unscale(scaler, optimizer, *arguments)
+
+    monkeypatch.setattr(torch.amp.GradScaler, "_unscale_grads_", overflown)
 
 
 def free_port() -> int:

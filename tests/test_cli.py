@@ -84,6 +84,7 @@ def test_python_m_is_the_same_program():
         (["--device", "mps"], "--device mps: this machine"),
         (["--model-kwargs", "num_classes=20"], "--model-kwargs takes no num_classes: the data decide it"),
         (["cifar10-warmup", "--milestones", "5"], "--milestones has no effect here: it needs --schedule multistep"),
+        (["--opt", "adamw", "--momentum", "0.5"], "--momentum has no effect here: it needs an --opt with momentum"),
         (["--workers", "2"], "--workers has no effect here: it needs a recipe whose images are streamed"),
     ],
 )

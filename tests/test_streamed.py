@@ -19,7 +19,7 @@ from ditcnn.train import RunFolder, StreamTrainer
 from ditcnn.train.build import images_of
 from ditcnn.train.metrics import read_metrics
 from ditcnn.train.storage import load_state
-from tests.conftest import FILES_OF_A_RUN, write_class_folders
+from tests.conftest import FILES_OF_A_RUN, with_infinite_gradients, write_class_folders
 from tests.test_resume import assert_equal, records
 
 # 4 steps an epoch, of 3 micro-batches of 4.
@@ -232,22 +232,14 @@ def test_a_loss_that_stays_infinite_ends_the_run_in_fp16_too(monkeypatch, capsys
     without_a_finite_loss(monkeypatch)
     train("--precision", "fp32", "--epochs", "1", status=1, out="fp32")
     assert "the loss became nan in epoch 1, step 1" in last_line(capsys)
-    monkeypatch.setattr("ditcnn.train.streamed.MOST_SKIPPED_IN_A_ROW", 3)
+    monkeypatch.setattr("ditcnn.train.run.MOST_SKIPPED_IN_A_ROW", 3)
     train("--precision", "fp16", "--epochs", "1", status=1, out="fp16")
     assert "the loss was not finite 3 times in a row in epoch 1, step 3" in last_line(capsys)
 
 
 def test_updates_passed_over_for_their_gradients_alone_count_too(monkeypatch, capsys):
-    unscale = torch.amp.GradScaler._unscale_grads_
-
-    def overflown(scaler, optimizer, *arguments):
-        for group in optimizer.param_groups:
-            for p in group["params"]:
-                p.grad.fill_(math.inf)
-        return unscale(scaler, optimizer, *arguments)
-
-    monkeypatch.setattr(torch.amp.GradScaler, "_unscale_grads_", overflown)
-    monkeypatch.setattr("ditcnn.train.streamed.MOST_SKIPPED_IN_A_ROW", 3)
+    with_infinite_gradients(monkeypatch)
+    monkeypatch.setattr("ditcnn.train.run.MOST_SKIPPED_IN_A_ROW", 3)
     train("--precision", "fp16", "--epochs", "1", status=1, out="fp16")
     assert "the gradient was not finite 3 times in a row in epoch 1, step 3" in last_line(capsys)
 
@@ -326,7 +318,7 @@ def test_imagenet_needs_data_and_finetuning_needs_weights(capsys):
 
 
 def test_finetuning_starts_from_a_plain_runs_weights_with_the_term_at_zero():
-    images = ["--mean", "0.25", "0.5", "0.5", "--std", "0.5", "0.25", "0.5"]
+    images = ["--mean", "0.25", "0.5", "0.5", "--std", "0.5", "0.25", "0.5", "--interpolation", "bilinear"]
     plain = train("--model", "convnext_tiny", "--epochs", "1", *images, out="plain")
     before = load_file(plain.weights)
     size = SETTINGS.index("--img-size")
@@ -347,13 +339,16 @@ def test_finetuning_starts_from_a_plain_runs_weights_with_the_term_at_zero():
     assert after["stages.0.blocks.0.conv_dw.quadratic.weight"].abs().max() < 1e-20
     tuned = yaml.safe_load(Path("tuned/config.yaml").read_text())  # images as the weights know them
     assert (tuned["img_size"], tuned["mean"], tuned["std"]) == (32, [0.25, 0.5, 0.5], [0.5, 0.25, 0.5])
+    assert tuned["interpolation"] == "bilinear"
+    assert json.loads(Path("tuned/config.json").read_bytes())["pretrained_cfg"]["interpolation"] == "bilinear"
     assert main(["train", *settings, "--pretrained", "plain", "--out", "tuned", "--resume"]) == 0
 
 
 def test_timms_weights_tell_their_images():
     assert images_of("convnext_tiny.fb_in22k_ft_in1k_384")["img_size"] == 384
     half = (0.5, 0.5, 0.5)
-    assert images_of("vit_base_patch16_224.augreg_in21k") == {"img_size": 224, "mean": half, "std": half}
+    wanted = {"img_size": 224, "interpolation": "bicubic", "mean": half, "std": half}
+    assert images_of("vit_base_patch16_224.augreg_in21k") == wanted
 
 
 def test_settings_and_data_that_differ_are_refused_on_resume(capsys):

@@ -18,7 +18,7 @@ from ditcnn.models import CifarResNet
 from ditcnn.train import RunFolder, Trainer, evaluate, load_model
 from ditcnn.train.metrics import read_metrics
 from ditcnn.train.storage import load_state
-from tests.conftest import FILES_OF_A_RUN, write_idx
+from tests.conftest import FILES_OF_A_RUN, with_infinite_gradients, write_idx
 
 FAST = ["--epochs", "2", "--batch-size", "16", "--warmup-epochs", "0", "--lr", "0.01"]
 
@@ -209,6 +209,19 @@ def test_precision_is_that_of_the_forward_pass_and_weights_stay_float32(precisio
     lines = read_metrics(folder.metrics)
     assert lines[1]["train_loss"] < lines[0]["train_loss"]
     assert load_file(folder.weights)["conv1.weight"].dtype == torch.float32
+
+
+def test_in_fp16_a_run_whose_gradients_stay_infinite_ends(monkeypatch, capsys):
+    with_infinite_gradients(monkeypatch)
+    monkeypatch.setattr("ditcnn.train.run.MOST_SKIPPED_IN_A_ROW", 3)
+    train("--precision", "fp16", status=1)
+    assert "the gradient was not finite 3 times in a row in epoch 1, step 3" in capsys.readouterr().err
+
+
+def test_in_fp16_an_epoch_says_how_many_updates_were_passed_over(monkeypatch):
+    with_infinite_gradients(monkeypatch, steps=2)
+    lines = read_metrics(train("--precision", "fp16").metrics)
+    assert [line["skipped_steps"] for line in lines[:2]] == [2, 0]
 
 
 @pytest.mark.parametrize(("flag", "expected"), [("--channels-last", True), ("--no-channels-last", False)])

@@ -99,6 +99,8 @@ class Recipe:
     """Least and greatest share of an image's area in a random resized crop."""
     crop_pct: float = 1.0
     """Share of the side of a resized image that is evaluated, from its centre."""
+    interpolation: Literal["nearest", "bilinear", "bicubic", "box", "hamming", "lanczos"] | None = None
+    """How images that are evaluated are resized; default: as those of --pretrained, else as the model's own."""
     auto_augment: str | None = None
     """timm's name of an augmentation, as rand-m9-mstd0.5."""
     mixup: float = 0.0
@@ -210,7 +212,7 @@ class Recipe:
 
 # Fields that have no effect on images in memory, and on a streamed set, with the values that leave them off.
 _STREAMED = (
-    "global_batch", "img_size", "scale", "crop_pct", "auto_augment", "mixup", "cutmix", "label_smoothing",
+    "global_batch", "img_size", "scale", "crop_pct", "interpolation", "auto_augment", "mixup", "cutmix", "label_smoothing",
     "reprob", "resplit", "ema_decay",
 )  # fmt: skip
 STREAMED_ONLY: dict[str, Any] = {name: getattr(Recipe(), name) for name in _STREAMED}

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
+from timm.optim import get_optimizer_info
 
 from ditcnn.cli.parsing import flag, given, parse, read_config
 from ditcnn.errors import InputError
@@ -155,6 +156,8 @@ def _refuse_idle(flags: TrainFlags, argv: list[str]) -> None:
         idle |= dict.fromkeys(("warmup_lr", "min_lr"), "--schedule cosine-by-epoch")
     if not flags.streamed:
         idle["workers"] = "a recipe whose images are streamed"
+    if not get_optimizer_info(flags.opt).has_momentum:
+        idle["momentum"] = "an --opt with momentum"
     for name, needed in idle.items():
         if given(name, argv):
             raise InputError(f"{flag(name)} has no effect here: it needs {needed}.")

@@ -89,7 +89,8 @@ def _begin(argv: list[str], display: Display, processes: Processes) -> tuple[Tra
         display.say(_schedule(flags))
         if flags.streamed and flags.pretrained:
             display.say(
-                f"images of {flags.img_size} pixels, mean {flags.mean}, deviation {flags.std}; from {flags.pretrained}"
+                f"images of {flags.img_size} pixels ({flags.interpolation}), mean {flags.mean}, deviation {flags.std}; "
+                f"from {flags.pretrained}"
             )
     return flags, folder, new
 

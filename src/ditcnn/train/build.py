@@ -63,7 +63,7 @@ def arguments_of(pretrained: str, name: str) -> dict[str, Any]:
 
 
 def images_of(pretrained: str) -> dict[str, Any]:
-    """Return what images weights were trained on: ``img_size`` and, of RGB images, ``mean`` and ``std``.
+    """Return what images weights want: ``img_size``, ``interpolation`` and, of RGB images, ``mean`` and ``std``.
 
     Args:
         pretrained: As in `build_model`.
@@ -80,7 +80,8 @@ def images_of(pretrained: str) -> dict[str, Any]:
 def _as_images(cfg: dict[str, Any]) -> dict[str, Any]:
     channels, _, size = cfg["input_size"]
     colours = {name: tuple(map(float, cfg[name])) for name in ("mean", "std")} if channels == 3 else {}
-    return {"img_size": int(size)} | colours
+    resized = {"interpolation": cfg["interpolation"]} if cfg.get("interpolation") else {}
+    return {"img_size": int(size)} | resized | colours
 
 
 def _weights(source: str, name: str) -> tuple[dict[str, Any], dict[str, Any]]:

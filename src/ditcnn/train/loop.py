@@ -108,7 +108,7 @@ class Trainer(Run):
         if not math.isfinite(value := loss.item()):
             raise self._diverged(f"the loss became {value}")
         self.scaler.scale(loss).backward()
-        self._update()
+        self._count_update(self._update())
         progress.step += 1
         progress.loss_sum += value * len(labels)
         progress.hits += int((logits.argmax(1) == labels).sum())
@@ -127,10 +127,12 @@ class Trainer(Run):
             "train_top1": 100 * progress.hits / progress.seen,
             f"{part}_loss": scores["loss"],
             f"{part}_top1": scores["top1"],
+            **self._skipped_steps(),
             "seconds": round(progress.seconds, 3),
         }
         progress.epoch += 1
         progress.step, progress.loss_sum, progress.hits, progress.seen, progress.seconds = 0, 0.0, 0, 0, 0.0
+        progress.skipped_steps = 0
         best = (scores["top1"], -scores["loss"]) > (progress.best_top1, -progress.best_loss)
         if best:
             progress.best_epoch, progress.best_top1, progress.best_loss = progress.epoch, scores["top1"], scores["loss"]

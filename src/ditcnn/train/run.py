@@ -26,6 +26,7 @@ from ditcnn.train.stop import Stopped, StopRequest
 __all__ = ["Progress", "Run"]
 
 FORMAT = 1  # of checkpoints
+MOST_SKIPPED_IN_A_ROW = 20  # steps; the scaler has halved its scale as often, so it is not the scale that is too great
 
 
 @dataclass
@@ -134,6 +135,25 @@ class Run(ABC):
         self.scaler.update()
         self.optimizer.zero_grad()
         return not self.scaler.is_enabled() or self.scaler.get_scale() >= scale
+
+    def _count_update(self, done: bool, infinite: str = "gradient") -> None:
+        """Count a step by whether its update was done; where it was not, ``infinite`` names what was not finite.
+
+        Raises:
+            Diverged: There was none too many times in a row.
+        """
+        progress = self.progress
+        if done:
+            progress.skipped_in_a_row = 0
+            return
+        progress.skipped_steps += 1
+        progress.skipped_in_a_row += 1
+        if progress.skipped_in_a_row == MOST_SKIPPED_IN_A_ROW:
+            raise self._diverged(f"the {infinite} was not finite {MOST_SKIPPED_IN_A_ROW} times in a row")
+
+    def _skipped_steps(self) -> dict[str, int]:
+        """Return what an epoch's line of the metrics says of steps without an update, which fp16 alone has."""
+        return {"skipped_steps": self.progress.skipped_steps} if self.scaler.is_enabled() else {}
 
     def restore(self) -> None:
         """Take over the folder's newest checkpoint, if there is one; change nothing on disk.

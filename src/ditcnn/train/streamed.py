@@ -38,7 +38,6 @@ from ditcnn.train.run import Run
 
 __all__ = ["StreamTrainer"]
 
-MOST_SKIPPED_IN_A_ROW = 20  # steps; the scaler has halved its scale as often, so it is not the scale that is too great
 MATURE = 3  # times 1/(1 - decay) updates: then the starting weights count for e^-3 = 5% of the average
 
 
@@ -90,7 +89,8 @@ class StreamTrainer(Run):
         self.global_batch = recipe.global_batch or recipe.batch_size
         self.micro_batches = micro_batches_per_rank(self.global_batch, recipe.batch_size, processes.size)
         self.steps = steps_per_epoch_of(len(train), self.global_batch)
-        size = recipe.img_size or _own_size(recipe.model)
+        size = recipe.img_size or _own(recipe.model, "input_size", (224,))[-1]
+        self.interpolation = recipe.interpolation or _own(recipe.model, "interpolation", "bicubic")
         self.image_shape = (3, size, size)
         self.transform = TrainTransform(
             size,
@@ -239,19 +239,13 @@ class StreamTrainer(Run):
     def _count(self, loss: float) -> None:
         """Count a step by its loss; one without an update too, which the scaler passes over where it is not finite."""
         progress = self.progress
-        if math.isfinite(loss):
+        finite = math.isfinite(loss)
+        if finite:
             progress.loss_sum += loss * self.global_batch
             progress.seen += self.global_batch
         elif not self.scaler.is_enabled():
             raise self._diverged(f"the loss became {loss}")
-        if math.isfinite(loss) and not self.passed_over:
-            progress.skipped_in_a_row = 0
-        else:
-            progress.skipped_steps += 1
-            progress.skipped_in_a_row += 1
-            if progress.skipped_in_a_row == MOST_SKIPPED_IN_A_ROW:
-                what = "gradient" if math.isfinite(loss) else "loss"
-                raise self._diverged(f"the {what} was not finite {MOST_SKIPPED_IN_A_ROW} times in a row")
+        self._count_update(finite and not self.passed_over, "gradient" if finite else "loss")
         progress.step += 1
 
     def _mean_loss(self) -> float:
@@ -290,7 +284,7 @@ class StreamTrainer(Run):
             "train_loss": self._mean_loss(),
             **scores,
             **({"bad_images": progress.bad_images} if self.skip_bad_images else {}),
-            **({"skipped_steps": progress.skipped_steps} if self.scaler.is_enabled() else {}),
+            **self._skipped_steps(),
             "seconds": round(progress.seconds, 3),
         }
         progress.epoch += 1
@@ -344,7 +338,7 @@ class StreamTrainer(Run):
         rank, size, batch_size = self.processes.rank, self.processes.size, self.recipe.batch_size
         batches = eval_batches_of(
             self.val,
-            EvalTransform(self.image_shape[1], self.recipe.crop_pct, _interpolation(self.model)),
+            EvalTransform(self.image_shape[1], self.recipe.crop_pct, self.interpolation),
             batch_size=batch_size,
             rank=rank,
             world_size=size,
@@ -365,7 +359,7 @@ class StreamTrainer(Run):
             "std": self.recipe.std,
             "crop_pct": self.recipe.crop_pct,
             "crop_mode": "center",  # as val is read here, whatever the name's own weights want
-            "interpolation": _interpolation(self.model),
+            "interpolation": self.interpolation,
         }
         save_model(chosen, self.folder.path, classes=self.classes, data_config=config)
 
@@ -382,12 +376,6 @@ class StreamTrainer(Run):
         self._save()
 
 
-def _own_size(model: str) -> int:
-    """Return the height and width that a model of timm's registry is made for."""
-    size = timm.models.get_pretrained_cfg_value(model, "input_size")
-    return int(size[-1]) if size else 224
-
-
-def _interpolation(model: nn.Module) -> str:
-    cfg: Any = getattr(model, "pretrained_cfg", None) or {}
-    return str(cfg.get("interpolation") or "bicubic")
+def _own(model: str, key: str, default: Any) -> Any:
+    """Return what a model of timm's registry says of its images; ``default`` where it says nothing."""
+    return timm.models.get_pretrained_cfg_value(model, key) or default
