@@ -209,7 +209,9 @@ COMPARISON = Experiment(
     shows="whether the term helps at equal cost: Dit-ResNet-20 against widened plain networks",
     budgets={
         "smoke": Budget(Settings("smoke"), 2, "one epoch on made images: says nothing about accuracy.", "20 s"),
-        "quick": Budget(Settings("short"), 5, "shortened to 4 epochs of CIFAR-10, as registered in docs/protocol.md.", "5.0 h"),
+        "quick": Budget(
+            Settings("short"), 5, "shortened to 4 epochs of CIFAR-10, as registered in docs/protocol.md.", "5.0 h"
+        ),
         "full": Budget(Settings("paper"), 5, "160 epochs of CIFAR-10, selected on test, as the paper."),
     },
     cells=_cells,

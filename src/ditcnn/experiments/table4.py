@@ -140,6 +140,7 @@ TABLE4 = Experiment(
             Settings("short", ("cifar10",), (20,)),
             5,
             "networks of 4 epochs of CIFAR-10; those of the comparison, where they lie beside.",
+            "18 min",
         ),
         "full": Budget(
             Settings("paper", ("cifar10", "cifar100"), (20, 32, 56, 110)), 5, "the paper's: networks of 160 epochs."
