@@ -23,7 +23,7 @@ from ditcnn.experiments.two_normals import TwoNormals, plane_problem, random_pro
 __all__ = ["FIG1", "Fig1Settings"]
 
 FAMILIES = ("equal", "unequal")
-TITLES = {"plane": "In the plane, as drawn", "space": "Random problems, Bayes accuracy about 90% (89.4 to 90.8)"}
+TITLES = {"plane": "In the plane, as drawn", "space": "Random problems, Bayes accuracy about 90% (89.3 to 90.7)"}
 TEST_POINTS = 20_000
 ACCURACY = 0.9  # of the Bayes classifier in every random problem; with unequal covariances about that, see `random_problem`
 
