@@ -352,6 +352,14 @@ def test_smoke_leaves_record_table_and_figure(name, tmp_path):
         assert set(record["cells"][0]["top1"]) == {"whole", "less tr(A S)", "Q = 0"}
 
 
+def test_figure_5_takes_over_what_table_5_trained(tmp_path):
+    cell = CELL | {"net": "convnext"}
+    assert not train_cell(cell, context(tmp_path / "table5"))["run"]["taken_over"]
+    numbers = train_cell(cell, context(tmp_path / "fig5"))
+    assert numbers["run"]["taken_over"]
+    assert numbers["run"]["folder"].startswith("table5/")
+
+
 def test_the_comparisons_smoke_feeds_table2(tmp_path):
     reproduce(COMPARISON, "smoke", tmp_path / "comparison", seeds=1)
     done = {path.name for path in (tmp_path / "comparison" / "cells").iterdir()}
