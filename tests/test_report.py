@@ -124,6 +124,29 @@ def test_a_run_that_is_not_finished_is_shown_as_that(tmp_path):
     assert "No run has finished an epoch yet." in report(str(folder)).text
 
 
+def test_a_run_that_broke_off_is_shown_as_that_and_left_out_of_the_mean(folders, tmp_path):
+    broken = write_run(tmp_path / "broken", "resnet20", 2, 80.0)
+    (broken / "metrics.jsonl").write_text("")
+    (broken / "failed.json").write_text('{"failed": "the loss became nan"}')
+    page = report(*folders[:2], str(broken))
+    assert "resnet20 2 of 3 81.00" in page.text
+    assert "not finite (1), are left out" in page.text
+    assert "broken off" in page.text
+    assert "broke off" not in report(*folders[:2]).text
+
+
+def test_every_commit_of_a_run_is_named_with_its_mark_of_changes(tmp_path):
+    folder = write_run(tmp_path / "run", "resnet20", 0, 80.0)
+    launches = [{"commit": commit} for commit in ("a" * 40, "b" * 40 + "+", "a" * 40, None)]
+    (folder / "env.json").write_text(json.dumps({"launches": launches}))
+    assert f"{'a' * 12}, {'b' * 12}+" in report(str(folder)).text
+
+
+def test_runs_of_two_protocols_are_no_pair(tmp_path):
+    runs = [write_run(tmp_path / protocol, "resnet20", 0, 80.0, protocol=protocol) for protocol in ("holdout", "paper")]
+    assert "paired by seed" not in report(*map(str, runs)).text
+
+
 def write_streamed_run(folder: Path, seed: int, top1: float, *, average: float | None = None) -> Path:
     """Write the folder of a run on a streamed set: it is watched on val, and has no test images."""
     write_run(folder, "convnext_atto", seed, 0.0, recipe="imagenet")
@@ -145,6 +168,11 @@ def test_a_streamed_run_is_shown_by_its_validation_accuracy(folders, tmp_path):
     mixed = report(*folders, streamed[0])
     assert "80.00 on test" in mixed.text
     assert "convnext_atto" not in mixed.text.partition("paired by seed")[2].partition("Curves")[0]  # test and val: no pair
+    begun = write_streamed_run(tmp_path / "begun", 1, 0.0)
+    (begun / "metrics.jsonl").write_text("")
+    groups, _ = group_runs([read_run(path) for path in (begun, Path(streamed[1]))])
+    assert groups[0].runs[0].epochs == ()  # the first of its group hides no curve of the other
+    assert [len(axes.lines) for axes in curves_figure(groups).axes] == [1, 1]
     average = report(str(write_streamed_run(tmp_path / "average", 0, 70.0, average=72.5)))
     assert "72.50 on val" in average.text  # of the model that was saved
 
@@ -254,7 +282,7 @@ def test_a_report_is_replaced_and_no_other_file_is(folders, capsys):
 )
 def test_bad_input_is_told_in_one_line(arguments, message, folders, tmp_path, capsys):
     damaged = write_run(tmp_path / "damaged", "resnet20", 0, 80.0)
-    (damaged / "metrics.jsonl").write_text("{")
+    (damaged / "metrics.jsonl").write_text("{\n")
     write_idx(Path("idx"), classes=2, train=40, test=10)
     twin = write_run(tmp_path / "twin", "resnet20", 0, 81.0)
     places = {"RUN": folders[0], "TWIN": str(twin), "DAMAGED": str(damaged), "DIT": folders[2]}

@@ -32,6 +32,10 @@ from tests.test_older import WIDTHS
 CELL = {"data": "cifar10", "net": "dit", "depth": 20, "schedule": "smoke", "seed": 0}
 
 
+def diverges(trainer, images, labels):
+    raise Diverged("the loss became nan")
+
+
 def context(out: Path) -> Context:
     return Context(made_sets(("cifar10",), made_images), out)
 
@@ -84,7 +88,7 @@ def test_at_zero_the_halving_stays(trained):
     assert trained.model.layer2[0].quadratic.weight.abs().sum() > 0
 
 
-def test_a_run_is_taken_over_from_the_comparison_beside_and_trained_on_from_a_stop(tmp_path, monkeypatch):
+def test_a_run_is_taken_over_from_the_comparison_beside_it(tmp_path, monkeypatch):
     first = train_cell(CELL, context(tmp_path / "comparison"))
     monkeypatch.setattr(Trainer, "_train_step", lambda *arguments: pytest.fail("it trained again"))
     again = train_cell(CELL, context(tmp_path / "table2"))
@@ -92,7 +96,7 @@ def test_a_run_is_taken_over_from_the_comparison_beside_and_trained_on_from_a_st
     assert first["run"] == again["run"] | {"taken_over": False}
     commit = again["run"]["launches"][0]["commit"]
     assert taken_over([CELL | again, CELL | again, CELL | first]) == [
-        {"experiment": "comparison", "runs": 1, "commits": [str(commit)]}
+        {"experiment": "comparison", "runs": 1, "commits": [str(commit or "unknown")]}
     ]
     removal = train_cell(CELL | {"measure": "removal"}, context(tmp_path / "table4"))
     assert folder_of(removal, context(tmp_path / "table4")).path.is_relative_to(tmp_path / "comparison")
@@ -133,14 +137,35 @@ def test_a_finished_run_without_its_checkpoint_is_not_trained_again_on_top(tmp_p
 
 
 def test_a_run_that_breaks_off_counts_as_chance_and_says_why(tmp_path, monkeypatch):
-    def broken(trainer, images, labels):
-        raise Diverged("the loss became nan")
-
-    monkeypatch.setattr(Trainer, "_train_step", broken)
+    monkeypatch.setattr(Trainer, "_train_step", diverges)
     numbers = train_cell(CELL, context(tmp_path / "comparison"))
     assert numbers["failed"] == "the loss became nan"
-    assert numbers["test_top1"] == pytest.approx(100 / 3)
+    assert numbers["test_top1"] == numbers["holdout_top1"] == pytest.approx(100 / 3)
     json.dumps(numbers, allow_nan=False)
+
+
+def test_a_run_that_broke_off_is_taken_over_and_not_repeated(tmp_path, monkeypatch):
+    monkeypatch.setattr(Trainer, "_train_step", diverges)
+    first = train_cell(CELL, context(tmp_path / "comparison"))
+    monkeypatch.setattr(Trainer, "_train_step", lambda *arguments: pytest.fail("it trained again"))
+    for experiment in ("table2", "comparison"):
+        assert train_cell(CELL, context(tmp_path / experiment)) | {"run": None} == first | {"run": None}
+
+
+def test_a_run_that_broke_off_and_was_gone_on_with_to_its_end_is_finished(tmp_path):
+    numbers = train_cell(CELL, context(tmp_path / "comparison"))
+    folder_of(numbers, context(tmp_path / "comparison")).failure.write_text('{"failed": "the loss became nan"}')
+    assert train_cell(CELL, context(tmp_path / "table2"))["failed"] is None
+
+
+def test_a_stop_in_the_step_that_diverges_is_not_lost(tmp_path, monkeypatch):
+    def stopped(trainer, images, labels):
+        os.kill(os.getpid(), signal.SIGTERM)
+        diverges(trainer, images, labels)
+
+    monkeypatch.setattr(Trainer, "_train_step", stopped)
+    with pytest.raises(Stopped):
+        train_cell(CELL, context(tmp_path / "comparison"))
 
 
 def test_a_machine_short_of_memory_is_no_result(tmp_path, monkeypatch):
@@ -302,7 +327,21 @@ def test_runs_that_broke_off_are_counted_and_said_to_be_chance(name):
     ]  # fmt: skip
     assert "broken off, as" not in experiment.table(experiment.summarise(rows))
     rows[-1] |= without | {"failed": "the loss became nan"}
-    assert "loss was not finite (1), count with the accuracy of chance" in experiment.table(experiment.summarise(rows))
+    summary = experiment.summarise(rows)
+    assert "loss was not finite (1), count with the accuracy of chance" in experiment.table(summary)
+    if name == "fig5":
+        assert "The drop is of the other runs alone." in experiment.table(summary)
+        assert [own["drop"].n for own in summary["nets"] if own["net"] == "dit"] == [1]
+
+
+def test_figure_of_table2_draws_no_mean_with_chance_in_it():
+    rows = [row(net, seed, 80.0 + seed) for net in ("plain", "dit", "qres") for seed in (0, 1)]
+    rows[-1] |= {"test_top1": 10.0, "failed": "the loss became nan"}
+    experiment = EXPERIMENTS["table2"]
+    (axes,) = experiment.draw(experiment.summarise(rows))[""].axes
+    drawn = {bars.get_label(): len(bars[0].get_xdata()) for bars in axes.containers}
+    assert list(drawn.values()) == [1, 1, 0]
+    assert [label for label in drawn if "broken off: not drawn" in label] == ["QRes, ResNet (broken off: not drawn)"]
 
 
 def test_table4_leaves_out_runs_that_broke_off():

@@ -54,6 +54,12 @@ def test_a_run_leaves_all_its_files(capsys):
     assert environment["threads"] == torch.get_num_threads()
 
 
+def test_a_line_that_was_being_written_when_the_process_died_is_not_read(tmp_path):
+    metrics = tmp_path / "metrics.jsonl"
+    metrics.write_text('{"epoch": 1}\n{"epoch": 2, "tra')
+    assert read_metrics(metrics) == [{"epoch": 1}]
+
+
 def test_metrics_have_a_line_an_epoch_and_a_last_one():
     lines = read_metrics(train().metrics)
     assert [line["epoch"] for line in lines] == [1, 2, 2]

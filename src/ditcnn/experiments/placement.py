@@ -56,7 +56,7 @@ def _cells(plan: Plan[Settings]) -> list[Cell]:
 
 def _run(cell: Cell, context: Context) -> Numbers:
     numbers = train_cell(cell, context)
-    if numbers["failed"] is not None or NETS[cell["net"]].model in ("resnet{depth}", "convnext_atto"):
+    if numbers["failed"] is not None or cell["net"] in _TWINS.values():
         return numbers | {"whole_top1": None, "removed_top1": None}
     trained, test = load_model(folder_of(numbers, context).path), context.images(cell["data"]).test
     models = {"whole_top1": trained.model, "removed_top1": without_terms(trained.model)}  # both on the CPU
@@ -69,7 +69,7 @@ def _summarise(rows: Sequence[Row]) -> Summary:
         own = [row for row in rows if row["net"] == net]
         removed = [row for row in own if row["removed_top1"] is not None]
         kept, left = ([row[name] for row in removed] for name in ("whole_top1", "removed_top1"))
-        gain = _less(rows, net, _TWINS[net]) if net != _TWINS[net] else None
+        gain = _paired_difference(rows, net, _TWINS[net]) if net != _TWINS[net] else None
         nets.append(
             {
                 "net": net,
@@ -83,10 +83,14 @@ def _summarise(rows: Sequence[Row]) -> Summary:
             }
         )
     about = {"selected_on": selected_on(rows[0]), "taken_over": taken_over(rows)}
-    return about | {"nets": nets, "channelwise_less_pixelwise": _less(rows, *_RIVALS)}
+    return about | {"nets": nets, "channelwise_less_pixelwise": _paired_difference(rows, *_RIVALS)}
 
 
-def _less(rows: Sequence[Row], first: str, second: str) -> Interval | None:
+def _drop_of_the_others(nets: Sequence[Mapping[str, Any]]) -> str:
+    return "The drop is of the other runs alone. " if any(own["failed"] for own in nets) else ""
+
+
+def _paired_difference(rows: Sequence[Row], first: str, second: str) -> Interval | None:
     """Return the paired difference of two networks over the seeds that both have; None where there are none."""
     own, other = ({row["seed"]: reported_top1(row) for row in rows if row["net"] == net} for net in (first, second))
     seeds = sorted(own.keys() & other.keys())
@@ -114,6 +118,7 @@ def _table(summary: Summary) -> str:
             f"is of {_DROP_OF[summary['selected_on']]} when A is set to zero and nothing else is changed; a Dit-ResNet",
             "still halves its convolution's part then. "
             + broken_off_text(summary["nets"])
+            + _drop_of_the_others(summary["nets"])
             + taken_over_text(summary["taken_over"]),
         ]
     )

@@ -7,6 +7,7 @@ from typing import Any
 from ditcnn.experiments.context import Context
 from ditcnn.experiments.experiment import Row
 from ditcnn.train import RunFolder
+from ditcnn.train.environment import short_commit
 
 __all__ = ["run_record", "taken_over", "taken_over_text"]
 
@@ -43,10 +44,6 @@ def taken_over_text(found: Sequence[Mapping[str, Any]]) -> str:
     """
     return " ".join(
         f"{own['runs']} run{'s' * (own['runs'] != 1)} taken over from {own['experiment']} "
-        f"(commit {', '.join(_short(commit) for commit in own['commits'])})."
+        f"(commit {', '.join(short_commit(commit) for commit in own['commits'])})."
         for own in found
     )
-
-
-def _short(commit: str) -> str:
-    return commit[:12] + "+" * (commit.endswith("+") and len(commit) > 12)

@@ -1,6 +1,7 @@
 """What an experiment leaves: NAME.json, NAME.md, and each figure as PNG and SVG."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 from ditcnn.analysis.figures import figure_bytes, figure_style
 from ditcnn.analysis.intervals import Interval
 from ditcnn.experiments.experiment import Experiment, Row
+from ditcnn.train.environment import short_commit
 from ditcnn.train.storage import write_atomically
 
 __all__ = ["interval_text", "markdown_table", "package_versions", "write_record"]
@@ -22,7 +24,7 @@ def package_versions() -> dict[str, str]:
 
 
 def write_record(experiment: Experiment[Any], about: dict[str, Any], rows: Sequence[Row], out: Path) -> dict[str, Any]:
-    """Write all files of an experiment; return the record. The same rows give the same bytes."""
+    """Write all files of an experiment; return the record. The same ``about`` and rows give the same bytes."""
     summary = experiment.summarise(rows)
     record = about | {"summary": _named(summary), "cells": list(rows)}
     write_atomically(out / f"{experiment.name}.json", _json(record).encode())
@@ -71,10 +73,26 @@ def _markdown(experiment: Experiment[Any], record: dict[str, Any], summary: dict
             experiment.table(summary),
             "",
             *[f"![{experiment.shows}]({picture})\n" for picture in pictures],
-            f"{versions}; commit {record['commit']}. Every number is in `{experiment.name}.json`.",
+            f"{versions}; {_commits(record['launches'])}. Every number is in `{experiment.name}.json`.",
             "",
         ]
     )
+
+
+def _commits(launches: Sequence[Mapping[str, Any]]) -> str:
+    """Return the commits that the cells were done by.
+
+    >>> _commits([{"commit": "0123456789abcdef", "cells": 3}])
+    'commit 0123456789abcdef'
+    >>> _commits([{"commit": "0123456789abcdef", "cells": 3}, {"commit": "fedcba9876543210+", "cells": 2}])
+    'commits 0123456789ab (3 cells), fedcba987654+ (2 cells)'
+    """
+    counts: Counter[str] = Counter()
+    for launch in launches:
+        counts[str(launch["commit"] or "unknown")] += launch["cells"]
+    if len(counts) == 1:
+        return f"commit {next(iter(counts))}"
+    return "commits " + ", ".join(f"{short_commit(commit)} ({count} cells)" for commit, count in counts.items())
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

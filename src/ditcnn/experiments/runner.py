@@ -1,6 +1,7 @@
 """An experiment from its first cell to its files."""
 
 import dataclasses
+import shlex
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -113,7 +114,7 @@ def duration(seconds: float) -> str:
 def _this_process() -> dict[str, Any]:
     environment = describe_environment(torch.device("cpu"))
     kept = {key: environment[key] for key in ("started", "commit", "python", "platform", "processor", "threads")}
-    return kept | {"command": " ".join(environment["command"]), "versions": package_versions()}
+    return kept | {"command": shlex.join(environment["command"]), "versions": package_versions()}
 
 
 def _record(

@@ -1,9 +1,11 @@
 """A cell that trains a network: one run of the engine, in a folder of its own, resumable within the run."""
 
 import dataclasses
+import json
 import statistics
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -19,9 +21,9 @@ from ditcnn.recipes import Recipe
 from ditcnn.train import Display, RunFolder, Stopped, Trainer, build_model, choose_device
 from ditcnn.train.environment import record_launch
 from ditcnn.train.metrics import read_metrics
+from ditcnn.train.storage import write_atomically
 
 __all__ = [
-    "CELL_OF_A_RUN",
     "cost_of_cell",
     "folder_of",
     "made_images",
@@ -29,7 +31,7 @@ __all__ = [
     "train_run",
 ]
 
-CELL_OF_A_RUN = ("data", "net", "depth", "schedule", "seed")  # what decides a run
+_DECIDES = ("data", "net", "depth", "schedule", "seed")  # what decides a run
 _KEEPERS = ("comparison", "table2", "table5", "fig5")  # experiments whose runs the others take over where they lie beside
 
 
@@ -39,23 +41,30 @@ def train_cell(cell: Cell, context: Context, *, take_over: bool = True) -> Numbe
     Args:
         cell: Its settings decide the run.
         context: Images, and where runs lie.
-        take_over: Use a finished run of an experiment that lies beside this one.
+        take_over: Use a run of an experiment that lies beside this one, if it has finished or broken off.
 
     Returns:
-        Accuracies in percent, ``epoch_top1`` after each epoch on the images watched, ``epoch_seconds``, ``parameters``,
-        ``macs`` and ``macs_executed`` of one image. ``failed`` says why a run broke off; its accuracies are then chance.
-        ``run`` is where the run lies and what it ran on.
+        Accuracies in percent: ``test_top1`` and ``holdout_top1`` (in the paper's protocol ``best_test_top1``) of epoch
+        ``selected_epoch``, ``epoch_top1`` after each epoch on the images watched; ``epoch_train_loss`` in nats,
+        ``epoch_seconds`` and ``median_epoch_seconds``; ``parameters``, ``macs`` and ``macs_executed`` of one image.
+        ``failed`` says why a run broke off; its accuracies are then chance, but for ``epoch_top1``, which is of the epochs
+        it finished. ``run`` is where the run lies and what it ran on.
 
     Raises:
         InputError: A finished run has lost its checkpoint.
+        RunFailed: The machine could not do it, as for want of memory.
+        Stopped: SIGTERM or SIGINT came.
     """
     data, folder = context.images(cell["data"]), _run_folder(cell, context, _KEEPERS if take_over else ())
-    chance = 100 / len(data.classes)
-    try:
-        result = train_run(recipe_of(cell), data, folder, context.progress, name=cell["data"]).result
-        failed = None
-    except Diverged as error:
-        result, failed = {"test_top1": chance, "selected_epoch": 0}, str(error)
+    chance, failed = 100 / len(data.classes), _failure(folder)
+    chosen_by = "best_test_top1" if selected_on(cell) == "test" else "holdout_top1"
+    result: dict[str, Any] = {"test_top1": chance, chosen_by: chance, "selected_epoch": 0}
+    if failed is None:
+        try:
+            result = train_run(recipe_of(cell), data, folder, context.progress, name=cell["data"]).result
+        except Diverged as error:
+            failed = str(error)
+            write_atomically(folder.failure, json.dumps({"failed": failed}).encode())
     lines = [line for line in read_metrics(folder.metrics) if "train_loss" in line]
     watched = f"{selected_on(cell)}_top1"
     model = build_model(recipe_of(cell).model, data.image_shape, len(data.classes), **recipe_of(cell).model_arguments())
@@ -83,18 +92,18 @@ def folder_of(numbers: Numbers, context: Context) -> RunFolder:
 
 
 def _run_folder(cell: Cell, context: Context, keepers: tuple[str, ...]) -> RunFolder:
-    """Return the folder of a cell's run: a finished one of an experiment beside this one, or its own."""
-    run = {key: cell[key] for key in CELL_OF_A_RUN}
+    """Return the folder of a cell's run: of an experiment beside this one if it ended there, or its own."""
+    run = {key: cell[key] for key in _DECIDES}
     for keeper in keepers:
         folder = RunFolder(dataclasses.replace(context, out=context.out.parent / keeper).folder(run))
-        if folder.weights.exists() and _has_result(folder):
+        if (folder.weights.exists() and _has_result(folder)) or _failure(folder) is not None:
             return folder
     return RunFolder(context.folder(run))
 
 
 def cost_of_cell(cell: Cell) -> float:
-    """Return the relative time of a cell's run: epochs, depth, and the convolutions of the older networks."""
-    widened = {"fan": 3.0, "quadralib": 3.2, "qres": 2.0, "plain-parameters": 1.15, "plain-macs": 1.25}
+    """Return the relative time of a cell's run: epochs, depth, and what its network took on two cores of a CPU."""
+    widened = {"dit": 1.1, "fan": 2.7, "quadralib": 2.7, "qres": 1.7, "plain-parameters": 1.9, "plain-macs": 1.9}
     small = 0.3 if cell["net"].startswith("convnext") else 1.0
     return float(recipe_of(cell).epochs * cell["depth"]) * widened.get(cell["net"], 1.0) * small
 
@@ -145,10 +154,21 @@ def train_run(
         with folder.locked():
             for difference in record_launch(folder.environment, place):
                 display.warn(f"{folder.path} goes on with other {difference}; bits may differ from an uninterrupted run.")
-            trainer.run()
+            try:
+                trainer.run()
+            except Diverged:
+                if trainer.stop.signum is None:
+                    raise
         if trainer.stop.signum is not None:  # too late for the run to stop; what would come after it shall not begin
             raise Stopped(trainer.stop.signum)
     return trainer
+
+
+def _failure(folder: RunFolder) -> str | None:
+    """Return why the run of a folder broke off; None where it did not, or was gone on with to its end."""
+    if not folder.failure.exists() or _has_result(folder):
+        return None
+    return str(json.loads(folder.failure.read_bytes())["failed"])
 
 
 def _has_result(folder: RunFolder) -> bool:

@@ -34,8 +34,8 @@ def curves_figure(groups: Sequence[Group]) -> "Figure":
         for index, group in enumerate(groups):
             colour = COLOURS[index % len(COLOURS)]
             style = ("-", "--", ":")[index // len(COLOURS) % 3]
-            key = f"{group.runs[0].watched}_top1" if quantity == "top1" else quantity
-            all_curves = ([line[key] for line in run.epochs if key in line] for run in group.runs)
+            keys = [(run, f"{run.watched}_top1" if quantity == "top1" else quantity) for run in group.runs]
+            all_curves = ([line[key] for line in run.epochs if key in line] for run, key in keys)
             curves = [curve for curve in all_curves if curve]  # without runs that have not finished an epoch
             if not curves:
                 continue

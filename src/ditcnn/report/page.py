@@ -17,6 +17,7 @@ from ditcnn.report.figures import curves_figure, matrices_figure
 from ditcnn.report.removal import removal_of
 from ditcnn.report.runs import Group, Run, group_runs, read_run, value_text
 from ditcnn.train import load_model
+from ditcnn.train.environment import short_commit
 from ditcnn.train.storage import write_atomically
 
 if TYPE_CHECKING:
@@ -26,6 +27,10 @@ __all__ = ["MARK", "write_report"]
 
 MARK = "<!doctype html>\n<!-- ditcnn report -->"
 
+_OF_THE_RESULT = (
+    "Accuracy on test is of the epoch chosen on held-out images, tested once; of a run of the paper's protocol, which holds "
+    "none out, it is of the last epoch, and that of the best one on test stands beside it."
+)
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff }
 body { max-width: 62rem; margin: 2rem auto; padding: 0 1rem }
@@ -113,7 +118,8 @@ def _results(groups: Sequence[Group]) -> str:
         finished, all_runs = len(group.finished), len(group.runs)
         count = str(finished) if finished == all_runs else f"{finished} of {all_runs}"
         rows.append([group.name, count, *cells, done, f"{statistics.median(seconds):.1f}" if seconds else "-"])
-    parts = [_table(head, rows), '<p class="note">Means over the n finished runs, a seed each, with 95% intervals.</p>']
+    note = f"Means over the n finished runs, a seed each, with 95% intervals. {_broken_off(groups)}"
+    parts = [_table(head, rows), f'<p class="note">{note}{_OF_THE_RESULT}</p>']
     pairs = [row for group in groups[1:] if (row := _difference(group, groups[0])) is not None]
     if pairs:
         parts += [f"<h3>Against {html.escape(groups[0].name)}, paired by seed</h3>"]
@@ -121,11 +127,14 @@ def _results(groups: Sequence[Group]) -> str:
     return "\n".join(parts)
 
 
+def _broken_off(groups: Sequence[Group]) -> str:
+    count = sum(run.failed is not None for group in groups for run in group.runs)
+    return f"Runs that broke off, as their loss was not finite ({count}), are left out. " if count else ""
+
+
 def _difference(group: Group, first: Group) -> list[str] | None:
-    """Return a row of paired differences over the seeds that finished in both, on the same kind of images; None: none."""
-    own, others = (
-        {(run.seed, run.result_on): run.top1 for run in g.finished if run.top1 is not None} for g in (group, first)
-    )
+    """Return a row of paired differences over the seeds that finished in both, by the same protocol; None: none."""
+    own, others = ({(run.seed, run.watched): run.top1 for run in g.finished if run.top1 is not None} for g in (group, first))
     both = sorted(own.keys() & others.keys())
     if not both:
         return None
@@ -201,9 +210,12 @@ def _runs(groups: Sequence[Group]) -> str:
     rows = []
     for group in groups:
         for run in group.runs:
-            result = "not finished" if run.top1 is None else f"{run.top1:.2f} on {run.result_on}"
-            commit = str(run.environment.get("commit") or "-")[:12]
-            machine = str(run.environment.get("processor") or run.environment.get("device") or "-")
+            unfinished = "not finished" if run.failed is None else "broken off"
+            result = unfinished if run.top1 is None else f"{run.top1:.2f} on {run.result_on}"
+            commits = [short_commit(launch["commit"]) for launch in run.launches if launch.get("commit")]
+            commit = ", ".join(dict.fromkeys(commits)) or "-"
+            newest = run.launches[-1] if run.launches else {}
+            machine = str(newest.get("processor") or newest.get("device") or "-")
             images = value_text(run.settings.get("data"))
             rows.append([str(run.folder.path), group.name, str(run.seed), images, result, commit, machine])
     note = "".join(

@@ -23,7 +23,10 @@ def removal_of(run: Run, data: Path) -> Removal | None:
     trained = load_model(run.folder.path)
     if not any(True for _ in quadratic_terms(trained.model)):
         return None
-    kind = RECIPES[run.settings.get("recipe") or "digits"].data
+    name = run.settings.get("recipe") or "digits"
+    if name not in RECIPES:
+        raise InputError(f"{run.folder.path} names the recipe {name}, which this ditcnn does not know. Leave out --data.")
+    kind = RECIPES[name].data
     if kind == "imagenet":
         raise InputError(
             f"{run.folder.path} is a run on ImageNet; removal is measured on images in memory. Leave out --data."

@@ -28,13 +28,14 @@ _DEFAULTS = {
 
 @dataclass(frozen=True)
 class Run:
-    """A run: its settings, an entry of metrics for each epoch, its result where it has one, and what it ran on."""
+    """A run: its settings, an entry of metrics for each epoch, its result or why it broke off, and its launches."""
 
     folder: RunFolder
     settings: dict[str, Any]
     epochs: tuple[dict[str, Any], ...]
     result: dict[str, Any] | None
-    environment: dict[str, Any]
+    failed: str | None
+    launches: tuple[dict[str, Any], ...]
 
     @property
     def seed(self) -> int:
@@ -98,13 +99,15 @@ def read_run(path: Path) -> Run:
         settings = yaml.safe_load(folder.config.read_text())
         lines = read_metrics(folder.metrics) if folder.metrics.exists() else []
         launches = json.loads(folder.environment.read_bytes())["launches"] if folder.environment.exists() else []
+        failed = str(json.loads(folder.failure.read_bytes())["failed"]) if folder.failure.exists() else None
         if not isinstance(settings, dict) or not all(isinstance(line, dict) and "epoch" in line for line in lines):
             raise ValueError("a file of it has another form")
     except (ValueError, LookupError, TypeError, yaml.YAMLError) as error:
         raise InputError(f"{path} holds a damaged run: {' '.join(str(error).split())}.") from None
     results = [line for line in lines if line.get("final")]
     epochs = tuple(line for line in lines if not line.get("final"))
-    return Run(folder, settings, epochs, results[-1] if results else None, launches[-1] if launches else {})
+    result = results[-1] if results else None
+    return Run(folder, settings, epochs, result, None if result else failed, tuple(launches))
 
 
 def group_runs(runs: Sequence[Run]) -> tuple[list[Group], dict[str, list[Any]]]:

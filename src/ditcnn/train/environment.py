@@ -13,7 +13,7 @@ import torch
 
 from ditcnn.train.storage import write_atomically
 
-__all__ = ["describe_environment", "record_launch"]
+__all__ = ["describe_environment", "record_launch", "short_commit"]
 
 _PACKAGES = ("ditcnn", "torch", "torchvision", "timm", "numpy", "scikit-learn")
 
@@ -48,6 +48,15 @@ def record_launch(path: Path, device: torch.device, processes: int = 1) -> list[
         for key in ("packages", "commit", "device", "processor", "threads", "processes")
         if first.get(key) != this[key]
     ]
+
+
+def short_commit(commit: str) -> str:
+    """Return the first 12 digits of a commit, with its + for changes since.
+
+    >>> short_commit("0123456789abcdef+"), short_commit("unknown")
+    ('0123456789ab+', 'unknown')
+    """
+    return commit[:12] + "+" * (commit.endswith("+") and len(commit) > 12)
 
 
 def _commit() -> str | None:

@@ -103,6 +103,11 @@ class RunFolder:
         """Weights of the chosen model; with config.json, what timm's ``local-dir:`` reads."""
         return self.path / "model.safetensors"
 
+    @property
+    def failure(self) -> Path:
+        """Why the run broke off, ``{"failed": ...}``: left where an experiment trained it, which does not train it again."""
+        return self.path / "failed.json"
+
     def holds_run(self) -> bool:
         """Say whether a run has written here."""
         files = (self.config, self.environment, self.metrics, self.curves, self.last, self.previous, self.weights)

@@ -46,8 +46,9 @@ class MetricsLog:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of a ``metrics.jsonl``."""
-    return [json.loads(line) for line in path.read_bytes().splitlines()]
+    """Return the lines of a ``metrics.jsonl``, without a last one that was being written when its process died."""
+    content = path.read_bytes()
+    return [json.loads(line) for line in content[: content.rfind(b"\n") + 1].splitlines()]
 
 
 def draw_curves(metrics: Path, picture: Path) -> None:
