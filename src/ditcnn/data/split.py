@@ -1,15 +1,26 @@
-"""The held-out part of train, on which models are selected."""
+"""The images that a run trains on, and those it watches: a held-out part of train, or in the paper's protocol test."""
 
 import numpy as np
 import torch
 from sklearn.model_selection import train_test_split
 
-from ditcnn.data.images import ImageSet
+from ditcnn.data.images import ImageData, ImageSet
 from ditcnn.errors import InputError
 
-__all__ = ["hold_out"]
+__all__ = ["hold_out", "parts_of"]
 
 MOST = 5000
+
+
+def parts_of(data: ImageData, protocol: str) -> tuple[ImageSet, ImageSet, str]:
+    """Return the images to train on by a protocol, ``holdout`` or ``paper``, the images to watch, and the latter's name.
+
+    Raises:
+        InputError: There are too few images to hold out one of each class.
+    """
+    if protocol == "paper":
+        return data.train, data.test, "test"
+    return *hold_out(data.train), "holdout"
 
 
 def hold_out(train: ImageSet) -> tuple[ImageSet, ImageSet]:

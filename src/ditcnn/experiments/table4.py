@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 from ditcnn.analysis.figures import COLOURS
 from ditcnn.analysis.intervals import mean_interval, paired_interval
-from ditcnn.data.split import hold_out
+from ditcnn.data.split import parts_of
 from ditcnn.experiments.context import Context
 from ditcnn.experiments.experiment import Budget, Cell, Experiment, Numbers, Plan, Row, Summary
-from ditcnn.experiments.nets import NETS
+from ditcnn.experiments.nets import NETS, recipe_of
 from ditcnn.experiments.provenance import taken_over, taken_over_text
 from ditcnn.experiments.record import interval_text, markdown_table
 from ditcnn.experiments.removal import measure_removal
@@ -53,7 +53,7 @@ def _run(cell: Cell, context: Context) -> Numbers:
     if run["failed"] is not None:
         return about | {"top1": None, "of_mean": None, "of_covariance": None}
     trained, data = load_model(folder_of(run, context).path), context.images(cell["data"])
-    seen = data.train if selected_on(cell) == "test" else hold_out(data.train)[0]
+    seen = parts_of(data, recipe_of(cell).protocol)[0]
     removal = measure_removal(trained, seen, data.test, progress=context.progress)
     (own,) = removal.parts.values()
     top1 = dict(zip(TREATMENTS, (removal.whole, removal.less_covariance, removal.without), strict=True))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from ditcnn.convert import quadratic_terms
 from ditcnn.data import open_data
-from ditcnn.data.split import hold_out
+from ditcnn.data.split import parts_of
 from ditcnn.errors import InputError
 from ditcnn.experiments.removal import Removal, measure_removal
 from ditcnn.recipes import RECIPES
@@ -37,5 +37,5 @@ def removal_of(run: Run, data: Path) -> Removal | None:
             f"{run.folder.path} was trained on {len(trained.classes)} classes of images {trained.image_shape}; "
             f"--data {data} has {len(images.classes)} of {images.image_shape}."
         )
-    seen = images.train if run.watched == "test" else hold_out(images.train)[0]
+    seen = parts_of(images, str(run.settings.get("protocol", "holdout")))[0]
     return measure_removal(trained, seen, images.test)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ditcnn.data import ImageData, ImageSet
 from ditcnn.data.batches import derived_seed, normalise, steps_per_epoch, train_batches
-from ditcnn.data.split import hold_out
+from ditcnn.data.split import parts_of
 from ditcnn.errors import InputError
 from ditcnn.recipes import STREAMED_ONLY, Recipe
 from ditcnn.train.device import autocast
@@ -58,7 +58,7 @@ class Trainer(Run):
         super().__init__(recipe, folder, display, checkpoint_minutes, Processes())
         recipe.refuse(STREAMED_ONLY, "images in memory")
         self.data, self.device = data, device
-        self.train, self.watched, self.watched_name = _parts(recipe, data)
+        self.train, self.watched, self.watched_name = parts_of(data, recipe.protocol)
         self.steps = steps_per_epoch(len(self.train), recipe.batch_size)
         self._set_up(data.image_shape, device)
         _check_smallest_batch(self.model, data.image_shape, len(self.train), recipe.batch_size)
@@ -193,14 +193,6 @@ class Trainer(Run):
             mean=self.recipe.mean,
             std=self.recipe.std,
         )
-
-
-def _parts(recipe: Recipe, data: ImageData) -> tuple[ImageSet, ImageSet, str]:
-    """Return the images to train on, the images to watch, and the latter's name."""
-    if recipe.protocol == "paper":
-        return data.train, data.test, "test"
-    train, held = hold_out(data.train)
-    return train, held, "holdout"
 
 
 def _check_smallest_batch(model: nn.Module, image_shape: tuple[int, int, int], images: int, batch_size: int) -> None:
