@@ -111,6 +111,23 @@ def test_the_registered_comparison_trains_its_own_runs(tmp_path, monkeypatch):
         COMPARISON.run(CELL, context(tmp_path / "again"))
 
 
+def test_a_cell_that_was_stopped_goes_on_to_what_an_unbroken_one_has(tmp_path, monkeypatch):
+    step, stops = Trainer._train_step, []
+
+    def stopped(trainer, images, labels):
+        step(trainer, images, labels)
+        if not stops:
+            stops.append(os.kill(os.getpid(), signal.SIGTERM))
+
+    monkeypatch.setattr(Trainer, "_train_step", stopped)
+    with pytest.raises(Stopped):
+        train_cell(CELL, context(tmp_path / "stopped"))
+    numbers = [train_cell(CELL, context(tmp_path / name)) for name in ("stopped", "unbroken")]
+    assert len(numbers[0]["run"]["launches"]) == 2
+    first, second = ({key: own[key] for key in own if key != "run" and "seconds" not in key} for own in numbers)
+    assert first == second
+
+
 def test_a_stop_in_the_last_moments_of_a_run_is_not_lost(tmp_path, monkeypatch):
     finish = Trainer._finish
 
