@@ -171,7 +171,7 @@ def test_a_run_that_broke_off_is_taken_over_and_not_repeated(tmp_path, monkeypat
 
 def test_a_run_that_broke_off_and_was_gone_on_with_to_its_end_is_finished(tmp_path):
     numbers = train_cell(CELL, context(tmp_path / "comparison"))
-    folder_of(numbers, context(tmp_path / "comparison")).failure.write_text('{"failed": "the loss became nan"}')
+    folder_of(numbers, context(tmp_path / "comparison")).note_failure("the loss became nan")
     assert train_cell(CELL, context(tmp_path / "table2"))["failed"] is None
 
 

@@ -18,6 +18,11 @@ class Interval(NamedTuple):
     high: float | None
     n: int
 
+    @property
+    def half(self) -> float:
+        """Half the interval's width, the length of an error bar; 0 where one value gives no interval."""
+        return 0.0 if self.low is None else self.mean - self.low
+
 
 def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
     """Return the mean of independent values and Student's interval.

@@ -148,8 +148,7 @@ def _draw(summary: Summary) -> "dict[str, Figure]":
     for at, own in enumerate(summary["nets"]):
         for axes, value in zip(panels, (own["top1"], own["drop"]), strict=True):
             if value is not None:
-                half = value.mean - value.low if value.low is not None else 0.0
-                axes.errorbar(value.mean, at, xerr=half, marker="o", capsize=3, linestyle="", color=COLOURS[0])
+                axes.errorbar(value.mean, at, xerr=value.half, marker="o", capsize=3, linestyle="", color=COLOURS[0])
     panels[0].set(yticks=range(len(summary["nets"])), xlabel="test top-1 accuracy [%]")
     panels[0].set_yticklabels([own["title"] for own in summary["nets"]])
     panels[0].invert_yaxis()

@@ -92,7 +92,9 @@ def _commits(launches: Sequence[Mapping[str, Any]]) -> str:
         counts[str(launch["commit"] or "unknown")] += launch["cells"]
     if len(counts) == 1:
         return f"commit {next(iter(counts))}"
-    return "commits " + ", ".join(f"{short_commit(commit)} ({count} cells)" for commit, count in counts.items())
+    return "commits " + ", ".join(
+        f"{short_commit(commit)} ({count} cell{'s' * (count != 1)})" for commit, count in counts.items()
+    )
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

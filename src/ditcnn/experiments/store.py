@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 from ditcnn.errors import InputError
 from ditcnn.experiments.context import cell_key
 from ditcnn.experiments.experiment import Cell, Numbers
+from ditcnn.train.storage import whole_lines
 
 __all__ = ["CellStore"]
 
@@ -67,8 +68,8 @@ class CellStore:
 
     def _read(self, origin: dict[str, Any]) -> None:
         content = self.path.read_bytes() if self.path.exists() else b""
-        whole = content[: content.rfind(b"\n") + 1]
-        if len(whole) < len(content):  # the last line was being written when the process died
+        whole = whole_lines(content)
+        if len(whole) < len(content):
             os.truncate(self.path, len(whole))
         try:
             entries = [json.loads(line) for line in whole.splitlines()]

@@ -124,8 +124,7 @@ def _draw(summary: Summary) -> "dict[str, Figure]":
             if not own:
                 continue
             whole = [n for n in own if not n["failed"]]  # a mean with chance in it would need an axis of its own
-            means = [n["top1"].mean for n in whole]
-            halves = [n["top1"].mean - n["top1"].low if n["top1"].low is not None else 0.0 for n in whole]
+            means, halves = [n["top1"].mean for n in whole], [n["top1"].half for n in whole]
             label = NETS[net].title.replace("-{depth}", "") + ("" if len(whole) == len(own) else " (broken off)")
             axes.errorbar([n["parameters"] / 1e6 for n in whole], means, halves, label=label, capsize=3, **line_style(index))
         axes.set(xlabel="parameters [millions]", ylabel="test top-1 accuracy [%]", title=data, xscale="log")

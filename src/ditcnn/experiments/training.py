@@ -1,11 +1,9 @@
 """A cell that trains a network: one run of the engine, in a folder of its own, resumable within the run."""
 
 import dataclasses
-import json
 import statistics
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 
@@ -21,7 +19,6 @@ from ditcnn.recipes import Recipe
 from ditcnn.train import Display, RunFolder, Stopped, Trainer, build_model, choose_device
 from ditcnn.train.environment import record_launch
 from ditcnn.train.metrics import read_metrics
-from ditcnn.train.storage import write_atomically
 
 __all__ = [
     "cost_of_cell",
@@ -56,15 +53,16 @@ def train_cell(cell: Cell, context: Context, *, take_over: bool = True) -> Numbe
         Stopped: SIGTERM or SIGINT came.
     """
     data, folder = context.images(cell["data"]), _run_folder(cell, context, _KEEPERS if take_over else ())
-    chance, failed = 100 / len(data.classes), _failure(folder)
-    chosen_by = "best_test_top1" if selected_on(cell) == "test" else "holdout_top1"
-    result: dict[str, Any] = {"test_top1": chance, chosen_by: chance, "selected_epoch": 0}
+    failed = _failure(folder)
     if failed is None:
         try:
             result = train_run(recipe_of(cell), data, folder, context.progress, name=cell["data"]).result
         except Diverged as error:
             failed = str(error)
-            write_atomically(folder.failure, json.dumps({"failed": failed}).encode())
+            folder.note_failure(failed)
+    if failed is not None:
+        chosen_by = "best_test_top1" if selected_on(cell) == "test" else "holdout_top1"
+        result = dict.fromkeys(("test_top1", chosen_by), 100 / len(data.classes)) | {"selected_epoch": 0}
     lines = [line for line in read_metrics(folder.metrics) if "train_loss" in line]
     watched = f"{selected_on(cell)}_top1"
     model = build_model(recipe_of(cell).model, data.image_shape, len(data.classes), **recipe_of(cell).model_arguments())
@@ -166,9 +164,7 @@ def train_run(
 
 def _failure(folder: RunFolder) -> str | None:
     """Return why the run of a folder broke off; None where it did not, or was gone on with to its end."""
-    if not folder.failure.exists() or _has_result(folder):
-        return None
-    return str(json.loads(folder.failure.read_bytes())["failed"])
+    return None if _has_result(folder) else folder.failure()
 
 
 def _has_result(folder: RunFolder) -> bool:

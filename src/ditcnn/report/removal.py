@@ -37,5 +37,5 @@ def removal_of(run: Run, data: Path) -> Removal | None:
             f"{run.folder.path} was trained on {len(trained.classes)} classes of images {trained.image_shape}; "
             f"--data {data} has {len(images.classes)} of {images.image_shape}."
         )
-    seen = parts_of(images, str(run.settings.get("protocol", "holdout")))[0]
+    seen = parts_of(images, run.settings.get("protocol", "holdout"))[0]
     return measure_removal(trained, seen, images.test)

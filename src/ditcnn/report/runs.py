@@ -99,7 +99,7 @@ def read_run(path: Path) -> Run:
         settings = yaml.safe_load(folder.config.read_text())
         lines = read_metrics(folder.metrics) if folder.metrics.exists() else []
         launches = json.loads(folder.environment.read_bytes())["launches"] if folder.environment.exists() else []
-        failed = str(json.loads(folder.failure.read_bytes())["failed"]) if folder.failure.exists() else None
+        failed = folder.failure()
         if not isinstance(settings, dict) or not all(isinstance(line, dict) and "epoch" in line for line in lines):
             raise ValueError("a file of it has another form")
     except (ValueError, LookupError, TypeError, yaml.YAMLError) as error:

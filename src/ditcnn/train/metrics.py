@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ditcnn.train.storage import write_atomically
+from ditcnn.train.storage import whole_lines, write_atomically
 
 __all__ = ["MetricsLog", "draw_curves", "read_metrics"]
 
@@ -47,8 +47,7 @@ class MetricsLog:
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Return the lines of a ``metrics.jsonl``, without a last one that was being written when its process died."""
-    content = path.read_bytes()
-    return [json.loads(line) for line in content[: content.rfind(b"\n") + 1].splitlines()]
+    return [json.loads(line) for line in whole_lines(path.read_bytes()).splitlines()]
 
 
 def draw_curves(metrics: Path, picture: Path) -> None:

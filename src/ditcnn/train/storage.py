@@ -11,7 +11,7 @@ import torch
 
 from ditcnn.train.failures import out_of_memory
 
-__all__ = ["Damaged", "load_state", "save_state", "write_atomically"]
+__all__ = ["Damaged", "load_state", "save_state", "whole_lines", "write_atomically"]
 
 
 class Damaged(Exception):
@@ -40,6 +40,15 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def whole_lines(content: bytes) -> bytes:
+    r"""Return a log without a last line that was being written when its process died.
+
+    >>> whole_lines(b"1\n2\n3"), whole_lines(b"1")
+    (b'1\n2\n', b'')
+    """
+    return content[: content.rfind(b"\n") + 1]
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
