@@ -25,8 +25,9 @@ from tests.test_resume import assert_equal, epochs_recorded, records
 SETTINGS = [
     "imagenet", "--data", "images", "--img-size", "32", "--epochs", "3", "--warmup-epochs", "1", "--precision", "fp32",
     "--model-kwargs", "depths=(1,1,2,1)", "dims=(8,8,16,16)", "--global-batch", "12", "--batch-size", "2",
-    "--opt", "momentum", "--lr", "0.02", "--ema-decay", "0.7", "--workers", "1", "--checkpoint-minutes", "0",
+    "--opt", "momentum", "--lr", "0.02", "--ema-decay", "0.7", "--workers", "0", "--checkpoint-minutes", "0",
 ]  # fmt: skip
+WORKERS = ["--workers", "1"]  # where processes are stopped or die: what becomes of workers matters there, not what they read
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
 
 
@@ -124,13 +125,13 @@ def assert_near(place: Path, out: str, whole: str) -> None:
 
 
 @contextmanager
-def two_torchruns(place: Path, out: str):
+def two_torchruns(place: Path, out: str, *arguments: str):
     """Start two torchruns of one process each, as on two machines; the first one keeps the meeting point."""
     port = free_port()
     meeting = ("--nnodes=2", "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{port}", f"--rdzv-id={out}")
-    with torchrun(place, "--out", out, processes=1, launcher=meeting) as first:
+    with torchrun(place, "--out", out, *arguments, processes=1, launcher=meeting) as first:
         until(lambda: listens(port), first)
-        with torchrun(place, "--out", out, processes=1, launcher=meeting) as second:
+        with torchrun(place, "--out", out, *arguments, processes=1, launcher=meeting) as second:
             yield first, second
 
 
@@ -170,7 +171,7 @@ def test_three_processes_end_as_one_does(place):
 @pytest.mark.usefixtures("whole2")
 def test_sigterm_to_torchrun_leaves_a_checkpoint_and_the_resumed_run_has_the_same_bits(place):
     folder = RunFolder(place / "stopped")
-    with torchrun(place, "--out", "stopped") as job:
+    with torchrun(place, "--out", "stopped", *WORKERS) as job:
         until(lambda: epochs_recorded(folder) >= 1, job)
         job.send_signal(signal.SIGTERM)
         status, output = end_of(job)
@@ -187,7 +188,7 @@ def test_sigterm_to_torchrun_leaves_a_checkpoint_and_the_resumed_run_has_the_sam
 @pytest.mark.usefixtures("whole3")
 def test_after_the_death_of_a_process_torchrun_goes_on_from_the_last_checkpoint_to_the_same_bits(place):
     folder = RunFolder(place / "killed")
-    with torchrun(place, "--out", "killed", processes=3, launcher=("--max-restarts=1",)) as job:
+    with torchrun(place, "--out", "killed", *WORKERS, processes=3, launcher=("--max-restarts=1",)) as job:
         until(lambda: epochs_recorded(folder) >= 1, job)
         ranks = ranks_of(job)
         os.kill(ranks[0], signal.SIGKILL)  # the one that holds the folder
@@ -200,7 +201,7 @@ def test_after_the_death_of_a_process_torchrun_goes_on_from_the_last_checkpoint_
 
 def test_when_a_machine_dies_the_other_ends_within_a_minute_and_a_lone_process_goes_on(place, capsys, monkeypatch):
     folder = RunFolder(place / "alone")
-    with two_torchruns(place, "alone") as (first, other):
+    with two_torchruns(place, "alone", *WORKERS) as (first, other):
         until(lambda: epochs_recorded(folder) >= 1, first, other)
         (process,), ((rank, left),) = ranks_of(other).values(), ranks_of(first).items()
         for pid in (other.pid, process):
@@ -218,7 +219,7 @@ def test_when_a_machine_dies_the_other_ends_within_a_minute_and_a_lone_process_g
 
 def test_processes_whose_torchrun_is_killed_stop_with_a_checkpoint(place):
     folder = RunFolder(place / "orphans")
-    with torchrun(place, "--out", "orphans", "--epochs", "40", processes=1) as job:
+    with torchrun(place, "--out", "orphans", "--epochs", "40", *WORKERS, processes=1) as job:
         until(lambda: epochs_recorded(folder) >= 1, job)
         ranks = ranks_of(job).values()
         os.kill(job.pid, signal.SIGKILL)

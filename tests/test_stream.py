@@ -7,6 +7,9 @@ import signal
 import subprocess
 import sys
 import tarfile
+import threading
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +31,7 @@ from ditcnn.data.stream import (
     steps_per_epoch_of,
     train_batches_of,
 )
+from ditcnn.data.stream.folders import FolderSource
 from ditcnn.errors import InputError
 
 CLASSES = ("n01440764", "n02102040", "n03888257")
@@ -668,18 +672,59 @@ source = open_source(sys.argv[1], "train")
 batches = train_batches_of(source, TrainTransform(16), seed=0, epoch=0, global_batch=2, batch_size=2, workers=2)
 list(next(batches))
 print("ready", flush=True)
-time.sleep(1)
+time.sleep(6)  # workers look every 5 s whether who started them is still there
 print(len([list(next(batches)) for _ in range(5)]), flush=True)
 """
 
 
-def test_workers_outlive_a_signal_to_the_process_group_but_not_a_program_that_leaves_an_epoch(images):
-    words = [sys.executable, "-c", _PROGRAM, str(images)]
+@pytest.fixture
+def program(images):
+    """A program that has begun an epoch with two workers, in a process group of its own; none of it is left behind."""
     pipe = subprocess.PIPE
+    words = [sys.executable, "-c", _PROGRAM, str(images)]
     program = subprocess.Popen(words, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
     assert program.stdout is not None
     assert program.stdout.readline() == "ready\n"
+    yield program
+    with suppress(ProcessLookupError):
+        os.killpg(program.pid, signal.SIGKILL)
+    program.wait()
+
+
+def test_workers_outlive_a_signal_to_the_process_group_but_not_a_program_that_leaves_an_epoch(program):
     os.killpg(program.pid, signal.SIGTERM)
     out, err = program.communicate(timeout=300)  # workers that ignored the program's end, too, would keep it for ever
     assert out.split() == ["told", "5"]  # more steps than were read ahead, and one is left
     assert (program.returncode, err) == (0, "")
+
+
+def test_nothing_is_left_of_a_program_that_is_killed(program):
+    program.kill()
+    program.wait()
+    end = time.monotonic() + 60
+    while _lives(program.pid):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def _lives(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+_LOCK = threading.Lock()
+
+
+class _OneAtATime(FolderSource):
+    def content(self, index: int) -> bytes:
+        assert _LOCK.acquire(timeout=20)
+        _LOCK.release()
+        return super().content(index)
+
+
+def test_a_worker_does_not_wait_for_a_lock_that_the_main_process_held_when_it_began(images):
+    with _LOCK:  # as a thread of torch.distributed may hold one of the interpreter's; a fork would have it locked for ever
+        train_steps(_OneAtATime(images / "train"), workers=1)

@@ -42,25 +42,10 @@ def locked_folder(path: Path, doing: str = "works", patience: float = 0.0) -> It
             os.close(descriptor)
             raise InputError(f"another process {doing} in {path}; wait for it, or name another --out.")
         time.sleep(0.1)
-    _held.add(descriptor)
     try:
         yield
     finally:
-        _held.discard(descriptor)
         os.close(descriptor)
-
-
-_held: set[int] = set()  # descriptors of the locks of folders
-
-
-def _let_go() -> None:
-    """Close a forked process's copies: a data worker that outlives a killed run must not keep the folder locked."""
-    for descriptor in _held:
-        os.close(descriptor)
-    _held.clear()
-
-
-os.register_at_fork(after_in_child=_let_go)
 
 
 @dataclass(frozen=True)

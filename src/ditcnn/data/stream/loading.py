@@ -1,7 +1,6 @@
 """Batches of a source, read by worker processes, the same at any number of processes."""
 
 import atexit
-import signal
 import weakref
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -14,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from ditcnn.data.batches import derived_seed
 from ditcnn.data.stream.source import BadImage, ImageSource
 from ditcnn.data.stream.transforms import EvalTransform, TrainTransform
+from ditcnn.data.stream.workers import at_start, start_method
 from ditcnn.errors import InputError, RunFailed, reason
 
 __all__ = ["Step", "epoch_order", "eval_batches_of", "micro_batches_per_rank", "steps_per_epoch_of", "train_batches_of"]
@@ -103,7 +103,8 @@ def train_batches_of(
         batch_size: Images of a micro-batch.
         rank, world_size: Number of this process, and of all.
         first_step: Number of the first step; earlier ones are not read.
-        workers: Worker processes that read; 0: this one does.
+        workers: Worker processes that read; 0: this one does. They import the script that calls this: what it does stands
+            under ``if __name__ == "__main__"``.
         skip_bad_images: Take the next readable image in the source's order for one that cannot be decoded. Which one that is
             depends on the files alone: all processes go on with the same images.
         bad_images: Filled with message by path of what this process skipped.
@@ -265,19 +266,14 @@ def _load(fetch: _Fetch, rows: _Rows, workers: int) -> Any:
         num_workers=workers,
         collate_fn=_collate,
         pin_memory=torch.cuda.is_available(),
-        worker_init_fn=_ignore_signals,
+        multiprocessing_context=start_method() if workers else None,
+        worker_init_fn=at_start,
         generator=torch.Generator(),  # else it draws from the global one
     )
     batches = iter(loader)
     if workers:
         _at_work.add(batches)
     return batches
-
-
-def _ignore_signals(worker: int) -> None:
-    """Leave it to the main process to save and end: torchrun and terminals signal the whole process group."""
-    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-        signal.signal(signum, signal.SIG_IGN)
 
 
 def _end(batches: Any) -> None:
