@@ -370,17 +370,38 @@ def test_table4_leaves_out_runs_that_broke_off():
 
 
 def test_table5_compares_the_two_terms_by_seed_and_shows_what_each_costs():
-    costs = {"convnext": 100, "convnext-block3": 100 + 32_768, "convnext-pixelwise": 100 + 76_832}
-    tops = {"convnext": [60, 61], "convnext-block3": [64, 62], "convnext-pixelwise": [61, 63]}
+    extra = {"convnext": 0, "convnext-deeper": 30_144, "convnext-block3": 32_768, "convnext-pixelwise": 76_832}
+    tops = {"convnext": [60, 61], "convnext-deeper": [62, 62], "convnext-block3": [64, 62], "convnext-pixelwise": [61, 63]}
     rows = [
-        row(net, seed, tops[net][seed]) | {"parameters": costs[net], "whole_top1": None, "removed_top1": None}
-        for net in costs for seed in ((1, 0) if net == "convnext-block3" else (0, 1))
+        row(net, seed, tops[net][seed]) | {"parameters": 100 + extra[net], "whole_top1": None, "removed_top1": None}
+        for net in extra for seed in ((1, 0) if net == "convnext-block3" else (0, 1))
     ]  # fmt: skip
     summary = EXPERIMENTS["table5"].summarise(rows)
     assert summary["channelwise_less_pixelwise"] == pytest.approx((1.0, 1 - 25.41, 1 + 25.41, 2), abs=0.01)  # 3 and -1
     line = "Channel-wise less pixel-wise: 1.00 [-24.41, 26.41] points, n = 2, terms of 32,768 against 76,832 parameters."
-    assert line in EXPERIMENTS["table5"].table(summary)
-    assert "Channel-wise less" not in EXPERIMENTS["fig5"].table(EXPERIMENTS["fig5"].summarise(rows[:-2]))
+    text = EXPERIMENTS["table5"].table(summary)
+    assert line in text
+    assert "Channel-wise less a plain network of equal cost: 1.00 [-11.71, 13.71] points, n = 2." in text
+    deeper = next(row for row in text.splitlines() if "deepened to equal cost" in row)
+    assert [word.strip() for word in deeper.split("|")][3] == "-"  # parameters, but none of a term
+    rows = [row for row in rows if "block" in row["net"] or row["net"] == "convnext"]
+    assert "Channel-wise less" not in EXPERIMENTS["fig5"].table(EXPERIMENTS["fig5"].summarise(rows))
+
+
+def test_the_deepened_network_costs_nearest_to_the_one_with_a_term():
+    def of(net, **other):
+        recipe = recipe_of(CELL | {"net": net, "schedule": "short"})
+        return cost_of(
+            timm.create_model(recipe.model, num_classes=10, **recipe.model_arguments() | dict(other)), (3, 32, 32), 2
+        )
+
+    wanted, found = of("convnext-block3"), of("convnext-deeper")
+    for cost in ("parameters", "macs"):
+        missed = abs(getattr(found, cost) - getattr(wanted, cost))
+        assert missed < 0.03 * getattr(wanted, cost)
+        for blocks in (5, 7):
+            neighbour = getattr(of("convnext-deeper", depths=(blocks, 2, 2, 2)), cost)
+            assert abs(neighbour - getattr(wanted, cost)) > missed
 
 
 def test_power_is_what_a_simulation_finds():

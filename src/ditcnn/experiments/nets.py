@@ -29,6 +29,7 @@ class Net:
 
 # ConvNeXt at CIFAR size: Liu et al. (2022) train it with AdamW; the term has the base rate, as in the paper for ImageNet.
 _SMALL = ("patch_size=2", "depths=(3, 2, 2, 2)", "dims=(32, 64, 128, 256)")
+_DEEPER = ("patch_size=2", "depths=(6, 2, 2, 2)", "dims=(32, 64, 128, 256)")
 _ADAMW = dict(opt="adamw", lr=2e-3, weight_decay=0.05, term_lr_scale=1.0)
 
 
@@ -51,6 +52,8 @@ NETS: dict[str, Net] = {
     "dit-stage1": Net("Dit-ResNet-{depth}, term in stage 1", "dit_resnet{depth}", ("quadratic_stage=1",)),
     "dit-stage3": Net("Dit-ResNet-{depth}, term in stage 3", "dit_resnet{depth}", ("quadratic_stage=3",)),
     "convnext": Net("small ConvNeXt", "convnext_atto", _SMALL, _ADAMW),
+    # The depth that costs nearest to the term in parameters and in MACs, pinned by a test.
+    "convnext-deeper": Net("small ConvNeXt, stage 1 deepened to equal cost", "convnext_atto", _DEEPER, _ADAMW),
     "convnext-block1": _convnext("small Dit-ConvNeXt, block 1", 0),
     "convnext-block2": _convnext("small Dit-ConvNeXt, block 2", 1),
     "convnext-block3": _convnext("small Dit-ConvNeXt, block 3 (published place)", 2),

@@ -29,10 +29,12 @@ if TYPE_CHECKING:
 
 __all__ = ["FIG5", "TABLE5"]
 
-_TABLE5 = ("convnext", "convnext-block3", "convnext-pixelwise")
-_RIVALS = ("convnext-block3", "convnext-pixelwise")  # of equal place
+_TABLE5 = ("convnext", "convnext-deeper", "convnext-block3", "convnext-pixelwise")
+_TERMS = ("convnext-block3", "convnext-pixelwise")  # at the same place
+_EQUAL_COST = ("convnext-block3", "convnext-deeper")
 _DROP_OF = {"holdout": "this network", "test": "the network of the last epoch, which is the one saved,"}
 _FIG5 = ("plain", "dit-stage1", "dit", "dit-stage3", "convnext", "convnext-block1", "convnext-block2", "convnext-block3")
+_WITHOUT_TERM = ("plain", "convnext", "convnext-deeper")
 _TWINS = {net: "convnext" if net.startswith("convnext") else "plain" for net in (*_TABLE5, *_FIG5)}
 
 
@@ -56,7 +58,7 @@ def _cells(plan: Plan[Settings]) -> list[Cell]:
 
 def _run(cell: Cell, context: Context) -> Numbers:
     numbers = train_cell(cell, context)
-    if numbers["failed"] is not None or cell["net"] in _TWINS.values():
+    if numbers["failed"] is not None or cell["net"] in _WITHOUT_TERM:
         return numbers | {"whole_top1": None, "removed_top1": None}
     trained, test = load_model(folder_of(numbers, context).path), context.images(cell["data"]).test
     models = {"whole_top1": trained.model, "removed_top1": without_terms(trained.model)}  # both on the CPU
@@ -83,7 +85,11 @@ def _summarise(rows: Sequence[Row]) -> Summary:
             }
         )
     about = {"selected_on": selected_on(rows[0]), "taken_over": taken_over(rows)}
-    return about | {"nets": nets, "channelwise_less_pixelwise": _paired_difference(rows, *_RIVALS)}
+    return about | {
+        "nets": nets,
+        "channelwise_less_pixelwise": _paired_difference(rows, *_TERMS),
+        "channelwise_less_deeper": _paired_difference(rows, *_EQUAL_COST),
+    }
 
 
 def _drop_of_the_others(nets: Sequence[Mapping[str, Any]]) -> str:
@@ -127,17 +133,24 @@ def _table(summary: Summary) -> str:
 def _extra(own: Mapping[str, Any], parameters: Mapping[str, int]) -> str:
     """Return how many parameters a network has more than its plain twin, where that is there."""
     twin = _TWINS[own["net"]]
-    return "-" if twin == own["net"] or twin not in parameters else f"{own['parameters'] - parameters[twin]:,}"
+    return "-" if own["net"] in _WITHOUT_TERM or twin not in parameters else f"{own['parameters'] - parameters[twin]:,}"
 
 
 def _rivals(summary: Summary, parameters: Mapping[str, int]) -> list[str]:
-    """Return the line of table 5's own comparison."""
-    difference: Interval | None = summary["channelwise_less_pixelwise"]
-    if difference is None:
-        return []
-    costs = " against ".join(f"{parameters[net] - parameters['convnext']:,}" for net in _RIVALS if "convnext" in parameters)
-    cost = f", terms of {costs} parameters" if costs else ""
-    return [f"Channel-wise less pixel-wise: {interval_text(difference, 2)} points, n = {difference.n}{cost}.", ""]
+    """Return the lines of table 5's own comparisons."""
+    lines = []
+    terms: Interval | None = summary["channelwise_less_pixelwise"]
+    if terms is not None:
+        costs = " against ".join(
+            f"{parameters[net] - parameters['convnext']:,}" for net in _TERMS if "convnext" in parameters
+        )
+        cost = f", terms of {costs} parameters" if costs else ""
+        lines += [f"Channel-wise less pixel-wise: {interval_text(terms, 2)} points, n = {terms.n}{cost}.", ""]
+    depth: Interval | None = summary["channelwise_less_deeper"]
+    if depth is not None:
+        text = f"Channel-wise less a plain network of equal cost: {interval_text(depth, 2)} points, n = {depth.n}."
+        lines += [text, ""]
+    return lines
 
 
 def _draw(summary: Summary) -> "dict[str, Figure]":
