@@ -169,12 +169,6 @@ def test_a_run_that_broke_off_is_taken_over_and_not_repeated(tmp_path, monkeypat
         assert train_cell(CELL, context(tmp_path / experiment)) | {"run": None} == first | {"run": None}
 
 
-def test_a_run_that_broke_off_and_was_gone_on_with_to_its_end_is_finished(tmp_path):
-    numbers = train_cell(CELL, context(tmp_path / "comparison"))
-    folder_of(numbers, context(tmp_path / "comparison")).note_failure("the loss became nan")
-    assert train_cell(CELL, context(tmp_path / "table2"))["failed"] is None
-
-
 def test_a_stop_in_the_step_that_diverges_is_not_lost(tmp_path, monkeypatch):
     def stopped(trainer, images, labels):
         os.kill(os.getpid(), signal.SIGTERM)

@@ -319,19 +319,24 @@ def test_a_loss_that_is_not_finite_ends_the_run(capsys):
     message = capsys.readouterr().err.splitlines()[-1]
     assert re.search(r"became (nan|inf) in epoch 1, step \d, at learning rate \S+e\+\d\d", message)
     assert "last good checkpoint" in message
+    assert folder.failure() in message
     assert not folder.last.exists() or all(p.isfinite().all() for p in load_state(folder.last)["model"].values())
     assert "Traceback" not in message
 
 
-def test_the_last_good_checkpoint_is_named_when_a_run_fails_later(capsys, monkeypatch):
+def test_a_run_that_fails_later_names_the_last_good_checkpoint_and_may_go_on_from_it(capsys, monkeypatch):
     rate = Trainer._lr
-    monkeypatch.setattr(Trainer, "_lr", lambda trainer, step: 1e30 if trainer.progress.epoch else rate(trainer, step))
-    folder = train(status=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_lr", lambda trainer, step: 1e30 if trainer.progress.epoch else rate(trainer, step))
+        folder = train(status=1)
     assert "in epoch 2" in (message := capsys.readouterr().err.splitlines()[-1])
     assert "the last good checkpoint: run/last.pt" in message
+    assert "in epoch 2" in folder.failure()
     state = load_state(folder.last)
     assert state["progress"]["epoch"] == 1
     assert all(p.isfinite().all() for p in state["model"].values())
+    train("--resume")
+    assert folder.failure() is None
 
 
 def test_the_checkpoint_keeps_the_last_epoch_and_the_export_the_best():

@@ -53,13 +53,12 @@ def train_cell(cell: Cell, context: Context, *, take_over: bool = True) -> Numbe
         Stopped: SIGTERM or SIGINT came.
     """
     data, folder = context.images(cell["data"]), _run_folder(cell, context, _KEEPERS if take_over else ())
-    failed = _failure(folder)
+    failed = folder.failure()
     if failed is None:
         try:
             result = train_run(recipe_of(cell), data, folder, context.progress, name=cell["data"]).result
         except Diverged as error:
             failed = str(error)
-            folder.note_failure(failed)
     if failed is not None:
         chosen_by = "best_test_top1" if selected_on(cell) == "test" else "holdout_top1"
         result = dict.fromkeys(("test_top1", chosen_by), 100 / len(data.classes)) | {"selected_epoch": 0}
@@ -94,7 +93,7 @@ def _run_folder(cell: Cell, context: Context, keepers: tuple[str, ...]) -> RunFo
     run = {key: cell[key] for key in _DECIDES}
     for keeper in keepers:
         folder = RunFolder(dataclasses.replace(context, out=context.out.parent / keeper).folder(run))
-        if (folder.weights.exists() and _has_result(folder)) or _failure(folder) is not None:
+        if (folder.weights.exists() and _has_result(folder)) or folder.failure() is not None:
             return folder
     return RunFolder(context.folder(run))
 
@@ -160,11 +159,6 @@ def train_run(
         if trainer.stop.signum is not None:  # too late for the run to stop; what would come after it shall not begin
             raise Stopped(trainer.stop.signum)
     return trainer
-
-
-def _failure(folder: RunFolder) -> str | None:
-    """Return why the run of a folder broke off; None where it did not, or was gone on with to its end."""
-    return None if _has_result(folder) else folder.failure()
 
 
 def _has_result(folder: RunFolder) -> bool:

@@ -106,8 +106,7 @@ def read_run(path: Path) -> Run:
         raise InputError(f"{path} holds a damaged run: {' '.join(str(error).split())}.") from None
     results = [line for line in lines if line.get("final")]
     epochs = tuple(line for line in lines if not line.get("final"))
-    result = results[-1] if results else None
-    return Run(folder, settings, epochs, result, None if result else failed, tuple(launches))
+    return Run(folder, settings, epochs, results[-1] if results else None, failed, tuple(launches))
 
 
 def group_runs(runs: Sequence[Run]) -> tuple[list[Group], dict[str, list[Any]]]:

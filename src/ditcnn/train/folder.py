@@ -89,6 +89,11 @@ class RunFolder:
         """Weights of the chosen model; with config.json, what timm's ``local-dir:`` reads."""
         return self.path / "model.safetensors"
 
+    @property
+    def failed(self) -> Path:
+        """Why the run broke off; not there while it goes on, and after it has ended."""
+        return self.path / "failed.json"
+
     def holds_run(self) -> bool:
         """Say whether a run has written here."""
         files = (self.config, self.environment, self.metrics, self.curves, self.last, self.previous, self.weights)
@@ -109,13 +114,12 @@ class RunFolder:
         write_atomically(self.config, yaml.safe_dump(settings, sort_keys=False).encode())
 
     def note_failure(self, reason: str) -> None:
-        """Keep why the run broke off, in ``failed.json``: an experiment does not train it again."""
-        write_atomically(self.path / "failed.json", json.dumps({"failed": reason}).encode())
+        """Keep why the run broke off: an experiment does not train it again."""
+        write_atomically(self.failed, json.dumps({"failed": reason}).encode())
 
     def failure(self) -> str | None:
         """Return why the run broke off, as `note_failure` kept it; None where it did not."""
-        path = self.path / "failed.json"
-        return str(json.loads(path.read_bytes())["failed"]) if path.exists() else None
+        return str(json.loads(self.failed.read_bytes())["failed"]) if self.failed.exists() else None
 
     def locked(self, patience: float = 0.0) -> AbstractContextManager[None]:
         """Make the folder where it is not there, and keep other processes out of it meanwhile, as `locked_folder` does."""

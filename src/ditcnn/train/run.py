@@ -200,7 +200,7 @@ class Run(ABC):
 
         Raises:
             Stopped: SIGTERM or SIGINT came; a checkpoint is saved.
-            Diverged: The loss or the weights are not finite.
+            Diverged: The loss or the weights are not finite; the folder's ``failed.json`` says so too.
             RunFailed: The model does not compile, there is too little memory, or another process is gone.
             OSError: The disk is full or read-only; the newest checkpoint stands.
             ToldElsewhere: One of these in the first process.
@@ -216,6 +216,9 @@ class Run(ABC):
                     self._train_epoch()
                     self._close_epoch()
                 self._finish()
+        except Diverged as error:
+            self.folder.note_failure(str(error))
+            raise
         except RuntimeError as error:
             failure = self._alone(error) if lost_contact(error) else explained(error)
             if failure is error:
@@ -229,6 +232,7 @@ class Run(ABC):
 
     def _open_records(self) -> None:
         clean(self.folder, self.restored_from)
+        self.folder.failed.unlink(missing_ok=True)
         self.log = MetricsLog(self.folder.metrics, keep=self.progress.lines)
         if self.log.count < self.progress.lines:
             self.display.warn(f"{self.folder.metrics} has lost {self.progress.lines - self.log.count} lines.")
