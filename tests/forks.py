@@ -1,7 +1,6 @@
 """Processes as torchrun starts them, but forked from the tests' own: without the seconds that imports take."""
 
 import multiprocessing
-import multiprocessing.forkserver
 import os
 import sys
 from pathlib import Path
@@ -37,7 +36,6 @@ def run_forks(place: Path, size: int, arguments: list[str]) -> list[tuple[int, s
 def _run(place: Path, rank: int, size: int, port: int, arguments: list[str]) -> None:
     os.chdir(place)
     os.environ |= torchruns(rank, size, port)
-    multiprocessing.forkserver._forkserver.__init__()  # the tests' own server of data workers is not this process's child
     with open(f"told{rank}", "w", buffering=1) as told:
         sys.stdout = sys.stderr = told
         try:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -667,28 +668,31 @@ def test_an_image_that_cannot_be_fetched_is_never_skipped(own_images):
 _PROGRAM = """
 import signal, sys, time
 from ditcnn.data.stream import *
-signal.signal(signal.SIGTERM, lambda *_: print("told", flush=True))
-source = open_source(sys.argv[1], "train")
-batches = train_batches_of(source, TrainTransform(16), seed=0, epoch=0, global_batch=2, batch_size=2, workers=2)
-list(next(batches))
-print("ready", flush=True)
-time.sleep(6)  # workers look every 5 s whether who started them is still there
-print(len([list(next(batches)) for _ in range(5)]), flush=True)
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: print("told", flush=True))
+    source = open_source(sys.argv[1], "train")
+    batches = train_batches_of(source, TrainTransform(16), seed=0, epoch=0, global_batch=2, batch_size=2, workers=2)
+    list(next(batches))
+    print("ready", flush=True)
+    time.sleep(6)  # workers look every 5 s whether who started them is still there
+    print(len([list(next(batches)) for _ in range(5)]), flush=True)
 """
 
 
 @pytest.fixture
-def program(images):
-    """A program that has begun an epoch with two workers, in a process group of its own; none of it is left behind."""
-    pipe = subprocess.PIPE
-    words = [sys.executable, "-c", _PROGRAM, str(images)]
-    program = subprocess.Popen(words, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
-    assert program.stdout is not None
-    assert program.stdout.readline() == "ready\n"
-    yield program
-    with suppress(ProcessLookupError):
-        os.killpg(program.pid, signal.SIGKILL)
-    program.wait()
+def program(images, tmp_path):
+    """A script that has begun an epoch with two workers, in a process group of its own; none of it is left behind."""
+    (tmp_path / "script.py").write_text(_PROGRAM)
+    words, pipe = [sys.executable, str(tmp_path / "script.py"), str(images)], subprocess.PIPE
+    with subprocess.Popen(words, stdout=pipe, stderr=pipe, text=True, start_new_session=True) as program:
+        try:
+            assert program.stdout is not None
+            assert program.stdout.readline() == "ready\n"
+            yield program
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(program.pid, signal.SIGKILL)
 
 
 def test_workers_outlive_a_signal_to_the_process_group_but_not_a_program_that_leaves_an_epoch(program):
@@ -702,17 +706,28 @@ def test_nothing_is_left_of_a_program_that_is_killed(program):
     program.kill()
     program.wait()
     end = time.monotonic() + 60
-    while _lives(program.pid):
+    while living(program.pid):
         assert time.monotonic() < end
         time.sleep(0.05)
 
 
-def _lives(group: int) -> bool:
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return False
-    return True
+def living(group: int) -> list[str]:
+    """Return the processes of a group that have not ended; those that nobody has waited for have."""
+    stats = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it has ended meanwhile
+            stats.append(path.read_text())
+    fields = [stat.rpartition(")")[2].split() for stat in stats]
+    return [stat for stat, (state, _, own, *_) in zip(stats, fields, strict=True) if own == str(group) and state != "Z"]
+
+
+def test_a_fork_of_a_program_that_has_read_with_workers_reads_with_its_own(images):
+    source = open_source(images, "train")
+    steps = train_steps(source, workers=1)
+    fork = multiprocessing.get_context("fork").Process(target=lambda: assert_same(train_steps(source, workers=1), steps))
+    fork.start()
+    fork.join(60)
+    assert fork.exitcode == 0
 
 
 _LOCK = threading.Lock()

@@ -1,4 +1,4 @@
-"""Table 5 and Fig. 5: the channel-wise term against the pixel-wise one, and the term's place, with the drop on removal."""
+"""Table 5 and Fig. 5: the channel-wise term, the pixel-wise one, more depth; the term's place, and the drop on removal."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ _TERMS = ("convnext-block3", "convnext-pixelwise")  # at the same place
 _EQUAL_COST = ("convnext-block3", "convnext-deeper")
 _DROP_OF = {"holdout": "this network", "test": "the network of the last epoch, which is the one saved,"}
 _FIG5 = ("plain", "dit-stage1", "dit", "dit-stage3", "convnext", "convnext-block1", "convnext-block2", "convnext-block3")
-_WITHOUT_TERM = ("plain", "convnext", "convnext-deeper")
+_WITHOUT_TERM = tuple(net for net in (*_TABLE5, *_FIG5) if not NETS[net].model.startswith("dit_"))
 _TWINS = {net: "convnext" if net.startswith("convnext") else "plain" for net in (*_TABLE5, *_FIG5)}
 
 

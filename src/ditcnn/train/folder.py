@@ -91,7 +91,7 @@ class RunFolder:
 
     @property
     def failed(self) -> Path:
-        """Why the run broke off; not there while it goes on, and after it has ended."""
+        """What was not finite, where that broke the run off; a run that goes on removes it."""
         return self.path / "failed.json"
 
     def holds_run(self) -> bool:

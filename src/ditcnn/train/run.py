@@ -200,7 +200,7 @@ class Run(ABC):
 
         Raises:
             Stopped: SIGTERM or SIGINT came; a checkpoint is saved.
-            Diverged: The loss or the weights are not finite; the folder's ``failed.json`` says so too.
+            Diverged: Losses, gradients or weights are not finite; ``failed.json`` in the folder says which.
             RunFailed: The model does not compile, there is too little memory, or another process is gone.
             OSError: The disk is full or read-only; the newest checkpoint stands.
             ToldElsewhere: One of these in the first process.
@@ -217,7 +217,7 @@ class Run(ABC):
                     self._close_epoch()
                 self._finish()
         except Diverged as error:
-            self.folder.note_failure(str(error))
+            self._note_failure(str(error))
             raise
         except RuntimeError as error:
             failure = self._alone(error) if lost_contact(error) else explained(error)
@@ -242,6 +242,12 @@ class Run(ABC):
             draw_curves(self.folder.metrics, self.folder.curves)
         except OSError as error:  # a picture less is no reason to lose the run's own message
             self.display.warn(f"{self.folder.curves} is not drawn: {error}")
+
+    def _note_failure(self, reason: str) -> None:
+        try:
+            self.folder.note_failure(reason)
+        except OSError as error:  # nor is a full disk
+            self.display.warn(f"{self.folder.failed} is not written: {error}")
 
     def _lr(self, step: int) -> float:
         """Return the base learning rate at a step of the epoch under way."""

@@ -1,8 +1,10 @@
 """Batches of a source, read by worker processes, the same at any number of processes."""
 
 import atexit
+import multiprocessing
 import weakref
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple
 
 import torch
@@ -103,8 +105,9 @@ def train_batches_of(
         batch_size: Images of a micro-batch.
         rank, world_size: Number of this process, and of all.
         first_step: Number of the first step; earlier ones are not read.
-        workers: Worker processes that read; 0: this one does. They import the script that calls this: what it does stands
-            under ``if __name__ == "__main__"``.
+        workers: Worker processes that read; 0: this one does. They are no copies of this process: they import its main
+            script anew, whose calls therefore stand under ``if __name__ == "__main__"``, and settings of libraries outside
+            it; ``source`` and ``transform`` are pickled, so that their classes are in a module.
         skip_bad_images: Take the next readable image in the source's order for one that cannot be decoded. Which one that is
             depends on the files alone: all processes go on with the same images.
         bad_images: Filled with message by path of what this process skipped.
@@ -248,13 +251,14 @@ def _read(
         if "DataLoader worker" not in str(error):
             raise
         raise RunFailed(
-            f"a data worker died: {' '.join(str(error).split())} It may have run out of memory; try fewer --workers."
+            f"a data worker died: {' '.join(str(error).split())} If it has told no error of its own, it may have run out of "
+            "memory; try fewer --workers."
         ) from None
     finally:
         _end(batches)
 
 
-# A process that ends with workers at work would wait for them without end: they ignore the signal that should end them.
+# A process that ends with workers at work would wait for them without end: they ignore the signal by which it ends them.
 _at_work: "weakref.WeakSet[Any]" = weakref.WeakSet()
 
 
@@ -270,9 +274,17 @@ def _load(fetch: _Fetch, rows: _Rows, workers: int) -> Any:
         worker_init_fn=at_start,
         generator=torch.Generator(),  # else it draws from the global one
     )
-    batches = iter(loader)
-    if workers:
-        _at_work.add(batches)
+    if not workers:
+        return iter(loader)
+    others = set(multiprocessing.active_children())
+    try:
+        batches = iter(loader)
+    except BaseException as error:  # an interruption too: those that have started already would be waited for at the end
+        _kill(set(multiprocessing.active_children()) - others)
+        if isinstance(error, EOFError | ConnectionError):
+            raise RunFailed("data workers cannot be started, as their server has ended; try --workers 0.") from None
+        raise
+    _at_work.add(batches)
     return batches
 
 
@@ -281,6 +293,12 @@ def _end(batches: Any) -> None:
     if batches in _at_work:
         _at_work.discard(batches)
         batches._shutdown_workers()
+        _kill(batches._workers)
+
+
+def _kill(workers: Iterable[BaseProcess]) -> None:
+    for worker in workers:
+        worker.kill()
 
 
 @atexit.register

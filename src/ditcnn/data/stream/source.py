@@ -32,7 +32,7 @@ class ImageSource(ABC):
         self.where = where
         self.classes = tuple(classes)
         self.labels = np.asarray(labels, np.int64)
-        # One array, not a list of a million strings, whose reference counts would copy it into each worker.
+        # One array, as each worker gets a copy: a list of a million strings is several times as large, and slow to send.
         self._names = np.array([os.fsencode(name) for name in names])
 
     def __len__(self) -> int:

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import BaseContext
@@ -10,6 +11,7 @@ from multiprocessing.context import BaseContext
 __all__ = ["at_start", "start_method"]
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+_IMPORTED_ONCE = ("ditcnn.data.stream", "ditcnn.cli")  # the latter by the command's script, which workers import
 
 
 def start_method() -> BaseContext:
@@ -18,14 +20,15 @@ def start_method() -> BaseContext:
     A fork of this process has each lock as it stood, but of the threads only the one that forked: a lock that another one
     held is never released there. The threads of torch.distributed take the interpreter's own locks after each collective,
     and a worker that was forked in that moment hung, and with it the job, before it had run a line
-    (https://github.com/python/cpython/issues/112275, in Python before 3.12). The server has one thread; what workers need is
-    imported there, once.
+    (https://github.com/python/cpython/issues/112275, in Python 3.11.7 for one). The server runs one thread of Python, and
+    imports once what workers need.
 
-    A script that has workers read must keep its own doing under ``if __name__ == "__main__"``, as they import it.
+    It is this process's own, unless other code has started one before, which then knows nothing of the signals below.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["__main__", "ditcnn.data.stream"])
-    resource_tracker.ensure_running()  # else the server starts it, and unblocks signals then
+    # Not "__main__": some Pythons would not import it there, in others an error in it would end the server.
+    context.set_forkserver_preload([name for name in _IMPORTED_ONCE if name in sys.modules])
+    resource_tracker.ensure_running()  # else the next but one line does it, and unblocks signals before the server starts
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
         forkserver.ensure_running()  # it and its children inherit what is blocked
@@ -34,13 +37,17 @@ def start_method() -> BaseContext:
     return context
 
 
+# A process forked from this one has no server: the one it would know of is not its child.
+os.register_at_fork(after_in_child=forkserver._forkserver.__init__)  # type: ignore[misc]
+
+
 def at_start(worker: int) -> None:
     """Prepare a worker: it leaves signals to the main process, and ends when that one does.
 
     torchrun and terminals signal the whole process group; the main process saves before it ends, and needs its workers until
     then. torch's own watch over the main process looks at the server, which lives as long as its workers do.
     """
-    for signum in _SIGNALS:  # where the server was started by others, they are not blocked
+    for signum in _SIGNALS:  # in a server that other code has started they are not blocked
         signal.signal(signum, signal.SIG_IGN)
     threading.Thread(target=_end_with_main, daemon=True).start()
 
