@@ -194,5 +194,5 @@ tagged = timm.create_model("dit_convnext_atto.convnext_d2_in1k", pretrained=True
 assert torch.equal(tagged(expected["x"]), expected["plain"])
 assert timm.create_model("dit_convnext_atto.convnext_d2_in1k", pretrained=True, num_classes=3)(expected["x"]).shape == (1, 3)
 """
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(tmp_path)}
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(tmp_path), "OMP_NUM_THREADS": "1"}  # as here
     subprocess.run([sys.executable, "-c", code], check=True, env=environment, cwd=Path(tmp_path))

@@ -53,7 +53,7 @@ NETS: dict[str, Net] = {
     "dit-stage3": Net("Dit-ResNet-{depth}, term in stage 3", "dit_resnet{depth}", ("quadratic_stage=3",)),
     "convnext": Net("small ConvNeXt", "convnext_atto", _SMALL, _ADAMW),
     # The depth that costs nearest to the network with the term in block 3, counted in full; pinned by a test.
-    "convnext-deeper": Net("small ConvNeXt, stage 1 deepened to equal cost", "convnext_atto", _DEEPER, _ADAMW),
+    "convnext-deeper": Net("small ConvNeXt, deepened to equal cost", "convnext_atto", _DEEPER, _ADAMW),
     "convnext-block1": _convnext("small Dit-ConvNeXt, block 1", 0),
     "convnext-block2": _convnext("small Dit-ConvNeXt, block 2", 1),
     "convnext-block3": _convnext("small Dit-ConvNeXt, block 3 (published place)", 2),

@@ -165,7 +165,7 @@ def _draw(summary: Summary) -> "dict[str, Figure]":
     panels[0].set(yticks=range(len(summary["nets"])), xlabel="test top-1 accuracy [%]")
     panels[0].set_yticklabels([own["title"] for own in summary["nets"]])
     panels[0].invert_yaxis()
-    panels[1].set(xlabel="drop when A is set to zero [points]")
+    panels[1].set(xlabel="drop at A = 0 [points]")
     panels[1].axvline(0, color="0.5", linewidth=0.8)
     return {"": figure}
 
