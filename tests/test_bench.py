@@ -9,7 +9,8 @@ import torch
 from ditcnn.bench import bench_op
 from ditcnn.bench import op as bench_op_module
 from ditcnn.bench.bound import bound_calls
-from ditcnn.bench.rivals import RIVALS
+from ditcnn.bench.op import DTYPES
+from ditcnn.bench.rivals import RIVALS, published
 from ditcnn.bench.timing import interleave, peak_of_call
 from ditcnn.cli import main
 from ditcnn.ops import reference_quadratic_form
@@ -51,9 +52,14 @@ def test_the_bound_has_three_multiplications(case):
             call()
 
 
-def test_a_record_has_every_form_and_the_bound(monkeypatch):
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_record_has_every_form_and_the_bound(precision, monkeypatch):
+    dtypes = set()
     monkeypatch.setattr(bench_op_module, "peak_mib", lambda module, arguments: 1.0)
-    record = bench_op((8, 4, 2_000), rounds=1)
+    monkeypatch.setitem(RIVALS, "seen", lambda x, weight: dtypes.add((x.dtype, weight.dtype)) or published(x, weight))
+    record = bench_op((8, 4, 2_000), rounds=1, precision=precision)
+    assert dtypes == {(DTYPES[precision],) * 2}
+    assert record["precision"] == precision
     assert {"auto", "packed", *RIVALS} <= record["time_ms"].keys()
     assert record["bound_ms"] == pytest.approx(sum(record["bound_parts_ms"].values()))
 
@@ -66,7 +72,14 @@ def test_growth_is_printed_recorded_and_drawn(tmp_path, capsys):
     assert "ratio to published" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("arguments", "message"), [(["--rounds", "0"], "--rounds must be above 0"), (["speed"], "speed")])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["op", "--rounds", "0"], "--rounds must be above 0"),
+        (["speed"], "speed"),
+        (["growth", "--precision", "bf16"], "--precision has no effect on bench growth"),
+    ],
+)
 def test_bad_input_is_told(arguments, message, capsys):
-    assert main(["bench", *(arguments if arguments == ["speed"] else ["op", *arguments])]) == 2
+    assert main(["bench", *arguments]) == 2
     assert message in capsys.readouterr().err

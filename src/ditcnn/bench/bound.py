@@ -12,25 +12,31 @@ __all__ = ["bound_calls"]
 TILE = 512  # positions
 
 
-def bound_calls(channels: int, outputs: int, positions: int) -> dict[str, dict[str, Callable[[], object]]]:
+def bound_calls(
+    channels: int, outputs: int, positions: int, dtype: torch.dtype = torch.float32
+) -> dict[str, dict[str, Callable[[], object]]]:
     """Return the three multiplications of forward and backward, each as alternatives of which the fastest counts.
 
     Products by weights, gradient by weights, products by gradient; T x K x O with K = C(C+1)/2, in tiles of 512 positions
     that are multiplied once for every tile there is. Where C is so large that a tile of products would fill the memory,
     it is (xA)x: three multiplications of T x C x (C O).
     """
+
+    def drawn(*shape: int) -> Tensor:
+        return torch.randn(shape).to(dtype)
+
     tile = min(TILE, positions)
     repeat = math.ceil(positions / tile)
     columns = channels * (channels + 1) // 2
     if tile * columns > 1 << 26:
-        x, weight = torch.randn(tile, channels), torch.randn(outputs * channels, channels)
-        wide = torch.randn(tile, outputs * channels)
+        x, weight = drawn(tile, channels), drawn(outputs * channels, channels)
+        wide = drawn(tile, outputs * channels)
         return {
             "xA": _alternatives(x, weight, repeat),
             "gradient by A": {"mm": _repeated(lambda: torch.mm(wide, weight), repeat)},
             "gradient by x": {"mm": _repeated(lambda: torch.mm(wide.T, x), repeat)},
         }
-    products, weight, grad = torch.randn(tile, columns), torch.randn(outputs, columns), torch.randn(tile, outputs)
+    products, weight, grad = drawn(tile, columns), drawn(outputs, columns), drawn(tile, outputs)
     return {
         "products by weights": _alternatives(products, weight, repeat),
         "gradient by weights": _alternatives(grad, weight.T.contiguous(), repeat),
@@ -43,7 +49,7 @@ def bound_calls(channels: int, outputs: int, positions: int) -> dict[str, dict[s
 
 def _alternatives(rows: Tensor, weight: Tensor, repeat: int) -> dict[str, Callable[[], object]]:
     """Return the ways to compute rows by weight', ``[T, K]`` by ``[N, K]``."""
-    out = torch.empty(len(rows), len(weight))
+    out = rows.new_empty(len(rows), len(weight))
     return {
         "mm": _repeated(lambda: torch.mm(rows, weight.T, out=out), repeat),
         "convolution": _repeated(lambda: _as_convolution(rows, weight), repeat),

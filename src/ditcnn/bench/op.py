@@ -14,11 +14,12 @@ from ditcnn.bench.timing import interleave, peak_mib, peak_of_call
 from ditcnn.ops import quadratic_form
 from ditcnn.ops.native import native_available
 
-__all__ = ["GROWTH_CASES", "OP_CASES", "bench_growth", "bench_op"]
+__all__ = ["DTYPES", "GROWTH_CASES", "OP_CASES", "bench_growth", "bench_op"]
 
 Form = Callable[[Tensor, Tensor], Tensor]
 Case = tuple[int, int, int]
 
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 OP_CASES: list[Case] = [(96, 96, 25_088), (32, 32, 32_768), (784, 10, 1_000)]  # C, O, positions
 GROWTH_CASES: list[Case] = [
     (c, o, t) for c in (1, 4, 16, 64, 256) for o in (1, 16, 256) for t in (1, 32, 1_024, 32_768, 1_000_000)
@@ -36,27 +37,29 @@ def _with_backend(name: Any) -> Form:
     return lambda x, weight: quadratic_form(x, weight, backend=name)
 
 
-def bench_op(case: Case, rounds: int) -> dict[str, Any]:
+def bench_op(case: Case, rounds: int, precision: str = "fp32") -> dict[str, Any]:
     """Return times in ms of forward and backward, and peak MiB, of each form; with the bound.
 
     Args:
         case: C, O and the number of positions.
         rounds: Times that each is measured.
+        precision: Of x and A, of the ``DTYPES``.
     """
     channels, outputs, positions = case
-    rivals, left_out = _affordable(case)
+    rivals, left_out = _affordable(case, precision)
     forms = _ours() | rivals
-    steps: dict[str, Callable[[], object]] = {name: _step(form, case) for name, form in forms.items()}
-    bound = bound_calls(channels, outputs, positions)
+    steps: dict[str, Callable[[], object]] = {name: _step(form, case, precision) for name, form in forms.items()}
+    bound = bound_calls(channels, outputs, positions, DTYPES[precision])
     for part, calls in bound.items():
         steps |= {f"bound: {part} by {name}": call for name, call in calls.items()}
     times = interleave(steps, rounds)
     parts = {part: min(times[f"bound: {part} by {name}"] for name in calls) for part, calls in bound.items()}
-    memory = {name: peak_mib(__name__, {"form": name, "case": case}) for name in forms}
+    memory = {name: peak_mib(__name__, {"form": name, "case": case, "precision": precision}) for name in forms}
     return {
         "channels": channels,
         "outputs": outputs,
         "positions": positions,
+        "precision": precision,
         "rounds": rounds,
         "time_ms": {name: times[name] for name in forms},
         "peak_mib": memory,
@@ -66,13 +69,13 @@ def bench_op(case: Case, rounds: int) -> dict[str, Any]:
     }
 
 
-def _affordable(case: Case) -> tuple[dict[str, Form], dict[str, float]]:
+def _affordable(case: Case, precision: str) -> tuple[dict[str, Form], dict[str, float]]:
     """Return the rivals to measure, and for those that would take too long what a sixteenth of the positions says."""
     channels, outputs, positions = case
     if 4 * positions * channels**2 > RIVALS_LIMIT:
         return {}, {}
     part = (channels, outputs, max(1, positions // 16))
-    probe = {name: interleave({name: _step(form, part)}, rounds=1)[name] for name, form in RIVALS.items()}
+    probe = {name: interleave({name: _step(form, part, precision)}, rounds=1)[name] for name, form in RIVALS.items()}
     estimate = {name: time_ms * positions / part[2] for name, time_ms in probe.items()}
     left_out = {name: time_ms for name, time_ms in estimate.items() if time_ms > RIVALS_LIMIT_MS}
     return {name: form for name, form in RIVALS.items() if name not in left_out}, left_out
@@ -91,12 +94,15 @@ def bench_growth(case: Case, rounds: int) -> dict[str, Any] | None:
     return {"channels": channels, "outputs": outputs, "positions": positions, "rounds": rounds, "time_ms": times}
 
 
-def _step(form: Form, case: Case) -> Callable[[], object]:
+def _step(form: Form, case: Case, precision: str = "fp32") -> Callable[[], object]:
     channels, outputs, positions = case
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(positions, channels, generator=generator).requires_grad_()
-    weight = torch.randn(outputs, channels, channels, generator=generator).requires_grad_()
-    grad = torch.randn(positions, outputs, generator=generator)
+
+    def drawn(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator).to(DTYPES[precision])
+
+    x, weight = drawn(positions, channels).requires_grad_(), drawn(outputs, channels, channels).requires_grad_()
+    grad = drawn(positions, outputs)
     return lambda: torch.autograd.grad(form(x, weight), (x, weight), grad)
 
 
@@ -104,10 +110,10 @@ def _print_peak(arguments: dict[str, Any]) -> None:
     """Print the peak memory of a form beyond its inputs, its results included."""
     forms = _ours() | RIVALS
     form = forms[arguments["form"]]
-    small = _step(form, (4, 4, 20_000))
+    small = _step(form, (4, 4, 20_000), arguments["precision"])
     small()  # libraries and compiled code are loaded
     channels, outputs, positions = arguments["case"]
-    print(peak_of_call(_step(form, (channels, outputs, positions))))
+    print(peak_of_call(_step(form, (channels, outputs, positions), arguments["precision"])))
 
 
 if __name__ == "__main__":

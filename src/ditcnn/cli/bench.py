@@ -33,6 +33,8 @@ class BenchFlags:
     """What to measure."""
     quick: bool = False
     """A few small cases, to see that it works: not for figures to be quoted."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Of the form alone (op); models are measured in both."""
     rounds: int | None = None
     """Times that each alternative runs; they run in turn, and medians are reported. Default: 9, or 2 with --quick."""
     out: Path | None = None
@@ -45,6 +47,8 @@ def bench_command(argv: list[str]) -> None:
     rounds = (2 if flags.quick else 9) if flags.rounds is None else flags.rounds
     if rounds < 1:
         raise InputError(f"--rounds must be above 0; got {flags.rounds}.")
+    if flags.precision != "fp32" and flags.what != "op":
+        raise InputError(f"--precision has no effect on bench {flags.what}; it is for bench op.")
     console = Console(width=150, markup=False, highlight=False)
     records = []
     for record in _measure(flags, rounds):
@@ -58,7 +62,7 @@ def bench_command(argv: list[str]) -> None:
 
 def _measure(flags: BenchFlags, rounds: int) -> Iterator[dict[str, Any]]:
     if flags.what == "op":
-        yield from (bench_op(case, rounds) for case in (OP_CASES if not flags.quick else [(16, 16, 2_000)]))
+        yield from (bench_op(case, rounds, flags.precision) for case in (OP_CASES if not flags.quick else [(16, 16, 2_000)]))
     elif flags.what == "growth":
         cases = GROWTH_CASES if not flags.quick else [case for case in GROWTH_CASES if max(case) <= 1_024][::4]
         yield from filter(None, (bench_growth(case, rounds) for case in cases))
