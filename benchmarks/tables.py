@@ -1,6 +1,6 @@
 """Write the tables of README.md and docs/speed.md from the records: python benchmarks/tables.py
 
-Each table stands between <!-- table NAME --> and <!-- end --> and is made from the last record of each case.
+Each table stands between <!-- table NAME --> and <!-- end --> and is made from a processor's last record of each case.
 """
 
 import json
@@ -9,13 +9,18 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
+AVX2, AVX512 = "AMD EPYC", "Intel(R) Xeon(R) Processor"  # as the records name them
 DOCUMENTS = [HERE.parent / "README.md", HERE.parent / "docs" / "speed.md"]
 
 
-def records(name: str, *keys: str) -> list[dict[str, Any]]:
-    """Return the last record of each case, in the order of the first."""
-    lines = [json.loads(line) for line in (HERE / f"{name}.jsonl").read_text().splitlines()]
-    return list({tuple(line[key] for key in keys): line for line in lines}.values())
+def records(name: str, *keys: str, processor: str | None = None) -> list[dict[str, Any]]:
+    """Return the last record of each case, in the order of the first; of one processor, where it is named.
+
+    Records that name no precision are of float32.
+    """
+    lines = [{"precision": "fp32"} | json.loads(line) for line in (HERE / f"{name}.jsonl").read_text().splitlines()]
+    own = [line for line in lines if processor is None or line["environment"]["processor"] == processor]
+    return list({tuple(line[key] for key in keys): line for line in own}.values())
 
 
 def markdown(head: list[str], rows: list[list[str]]) -> str:
@@ -23,10 +28,12 @@ def markdown(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows])
 
 
-def op_table() -> str:
+def op_table(processor: str, precision: str = "fp32") -> str:
     """Times, ratios and memory of the form alone."""
     rows = []
-    for record in records("op", "channels", "outputs", "positions"):
+    for record in records("op", "channels", "outputs", "positions", "precision", processor=processor):
+        if record["precision"] != precision:
+            continue
         case = f"C = {record['channels']}, O = {record['outputs']}, {record['positions']:,} positions"
         base, bound = record["time_ms"]["published"], record["bound_ms"]
         for name, time_ms in sorted(record["time_ms"].items(), key=lambda item: item[1]):
@@ -41,10 +48,10 @@ def op_table() -> str:
     return markdown(["", "form", "ms", "to published", "to the bound", "peak MiB"], rows)
 
 
-def model_table() -> str:
+def model_table(processor: str) -> str:
     """Times and memory of networks against their plain twins."""
     rows = []
-    for record in records("models", "model", "precision", "mode"):
+    for record in records("models", "model", "precision", "mode", processor=processor):
         times, peaks = record["time_ms"], record["peak_mib"]
         what = f"`{record['model']}`, batch {record['batch_size']}, {record['image_size']}x{record['image_size']}, "
         what += f"{record['mode']}, {record['precision']}"
@@ -96,7 +103,15 @@ def fused_table() -> str:
 
 def main() -> None:
     """Replace the tables."""
-    tables = {"op": op_table, "models": model_table, "growth": growth_table, "fused": fused_table}
+    tables = {
+        "op": lambda: op_table(AVX2),
+        "op-avx512": lambda: op_table(AVX512),
+        "op-bf16": lambda: op_table(AVX512, "bf16"),
+        "models": lambda: model_table(AVX2),
+        "models-avx512": lambda: model_table(AVX512),
+        "growth": growth_table,
+        "fused": fused_table,
+    }
     for document in DOCUMENTS:
         text = document.read_text()
         for name, table in tables.items():
