@@ -31,9 +31,8 @@ def markdown(head: list[str], rows: list[list[str]]) -> str:
 def op_table(processor: str, precision: str = "fp32") -> str:
     """Times, ratios and memory of the form alone."""
     rows = []
-    for record in records("op", "channels", "outputs", "positions", "precision", processor=processor):
-        if record["precision"] != precision:
-            continue
+    cases = records("op", "channels", "outputs", "positions", "precision", processor=processor)
+    for record in (one for one in cases if one["precision"] == precision):
         case = f"C = {record['channels']}, O = {record['outputs']}, {record['positions']:,} positions"
         base, bound = record["time_ms"]["published"], record["bound_ms"]
         for name, time_ms in sorted(record["time_ms"].items(), key=lambda item: item[1]):

@@ -4,7 +4,10 @@ import gzip
 import math
 import pickle
 import socket
+import subprocess
 import tarfile
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +50,15 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+def until(condition: Callable[[], bool], *jobs: subprocess.Popen, seconds: float = 300) -> None:
+    """Wait until a condition holds, for so many seconds, while the jobs run."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert all(job.poll() is None for job in jobs), [job.communicate() for job in jobs if job.poll() is not None]
+        assert time.monotonic() < end
+        time.sleep(0.005)
 
 
 def shade(label: int, number: int) -> int:

@@ -9,11 +9,11 @@ import torch
 from ditcnn.bench import bench_op
 from ditcnn.bench import op as bench_op_module
 from ditcnn.bench.bound import bound_calls
-from ditcnn.bench.op import DTYPES
 from ditcnn.bench.rivals import RIVALS, published
 from ditcnn.bench.timing import interleave, peak_of_call
 from ditcnn.cli import main
 from ditcnn.ops import reference_quadratic_form
+from ditcnn.train.device import DTYPES
 
 
 @pytest.mark.parametrize("name", RIVALS)

@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from ditcnn.cli import main
 from ditcnn.train import RunFolder
 from ditcnn.train.checkpoint import load_newest
 from ditcnn.train.storage import load_state
-from tests.conftest import free_port, write_class_folders
+from tests.conftest import free_port, until, write_class_folders
 from tests.forks import run_forks
 from tests.test_resume import assert_equal, epochs_recorded, records
 
@@ -92,14 +91,6 @@ def ranks_of(job: subprocess.Popen) -> dict[int, int]:
             if rank is not None and parent == job.pid:  # its data workers have the same environment
                 found[rank] = pid
     return found
-
-
-def until(condition, *jobs: subprocess.Popen, seconds: float = 300) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert all(job.poll() is None for job in jobs), [job.communicate()[0] for job in jobs if job.poll() is not None]
-        assert time.monotonic() < end
-        time.sleep(0.005)
 
 
 def end_of(job: subprocess.Popen, seconds: float = 300) -> tuple[int, str]:

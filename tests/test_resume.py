@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,7 @@ from ditcnn.train import RunFolder, Trainer
 from ditcnn.train.checkpoint import load_newest
 from ditcnn.train.metrics import read_metrics
 from ditcnn.train.storage import load_state
-from tests.conftest import write_idx
+from tests.conftest import until, write_idx
 
 # 14 steps an epoch, and a checkpoint every few of them, so that a stop is in the middle of an epoch.
 SETTINGS = ["--epochs", "4", "--batch-size", "8", "--lr", "0.02", "--seed", "7", "--checkpoint-minutes", "0.001"]
@@ -42,14 +41,6 @@ def start(place: Path, out: str, *more: str) -> subprocess.Popen:
         stderr=subprocess.PIPE,
         text=True,
     )
-
-
-def wait_until(condition, process, seconds=120):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end
-        time.sleep(0.005)
 
 
 def epochs_recorded(folder: RunFolder) -> int:
@@ -89,7 +80,7 @@ def test_two_sigkills_in_the_middle_of_epochs_change_nothing(place):
     folder = RunFolder(place / "killed")
     for lines in (1, 2):
         process = start(place, "killed", "--resume")
-        wait_until(lambda lines=lines: epochs_recorded(folder) >= lines, process)
+        until(lambda lines=lines: epochs_recorded(folder) >= lines, process, seconds=120)
         process.kill()
         process.wait()
     assert not load_newest(folder, pytest.fail)[0]["progress"]["finished"]
@@ -105,7 +96,7 @@ def test_a_signal_saves_a_checkpoint_and_says_how_to_go_on(place, signum, status
     out = f"stopped{status}"
     folder = RunFolder(place / out)
     process = start(place, out)
-    wait_until(lambda: epochs_recorded(folder) >= 2, process)
+    until(lambda: epochs_recorded(folder) >= 2, process, seconds=120)
     process.send_signal(signum)
     _, errors = process.communicate(timeout=300)
     assert process.returncode == status
@@ -120,7 +111,7 @@ def test_a_signal_saves_a_checkpoint_and_says_how_to_go_on(place, signum, status
 def test_a_damaged_newest_checkpoint_falls_back_and_ends_the_same(place):
     folder = RunFolder(place / "damaged")
     process = start(place, "damaged")
-    wait_until(lambda: epochs_recorded(folder) >= 1 and folder.previous.exists(), process)
+    until(lambda: epochs_recorded(folder) >= 1 and folder.previous.exists(), process, seconds=120)
     process.kill()
     process.wait()
     folder.last.write_bytes(folder.last.read_bytes()[:1000])
@@ -133,7 +124,7 @@ def test_a_damaged_newest_checkpoint_falls_back_and_ends_the_same(place):
 
 def test_killed_before_its_first_checkpoint_a_run_begins_anew(place):
     process = start(place, "early", "--checkpoint-minutes", "60")
-    wait_until((place / "early" / "config.yaml").exists, process)
+    until((place / "early" / "config.yaml").exists, process, seconds=120)
     process.kill()
     process.wait()
     assert not (place / "early" / "last.pt").exists()

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import tarfile
 import threading
-import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -34,6 +33,7 @@ from ditcnn.data.stream import (
 )
 from ditcnn.data.stream.folders import FolderSource
 from ditcnn.errors import InputError
+from tests.conftest import until
 
 CLASSES = ("n01440764", "n02102040", "n03888257")
 
@@ -705,10 +705,7 @@ def test_workers_outlive_a_signal_to_the_process_group_but_not_a_program_that_le
 def test_nothing_is_left_of_a_program_that_is_killed(program):
     program.kill()
     program.wait()
-    end = time.monotonic() + 60
-    while living(program.pid):
-        assert time.monotonic() < end
-        time.sleep(0.05)
+    until(lambda: not living(program.pid), seconds=60)
 
 
 def living(group: int) -> list[str]:

@@ -385,9 +385,7 @@ def test_table5_compares_the_two_terms_by_seed_and_shows_what_each_costs():
 def test_the_deepened_network_costs_nearest_to_the_one_with_a_term():
     def of(net, **other):
         recipe = recipe_of(CELL | {"net": net, "schedule": "short"})
-        return cost_of(
-            timm.create_model(recipe.model, num_classes=10, **recipe.model_arguments() | dict(other)), (3, 32, 32), 2
-        )
+        return cost_of(timm.create_model(recipe.model, num_classes=10, **recipe.model_arguments() | other), (3, 32, 32), 2)
 
     wanted, found = of("convnext-block3"), of("convnext-deeper")
     for cost in ("parameters", "macs"):

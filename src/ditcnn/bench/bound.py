@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -21,10 +22,7 @@ def bound_calls(
     that are multiplied once for every tile there is. Where C is so large that a tile of products would fill the memory,
     it is (xA)x: three multiplications of T x C x (C O).
     """
-
-    def drawn(*shape: int) -> Tensor:
-        return torch.randn(shape).to(dtype)
-
+    drawn = partial(torch.randn, dtype=dtype)
     tile = min(TILE, positions)
     repeat = math.ceil(positions / tile)
     columns = channels * (channels + 1) // 2

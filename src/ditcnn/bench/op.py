@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,13 +14,13 @@ from ditcnn.bench.rivals import RIVALS, published
 from ditcnn.bench.timing import interleave, peak_mib, peak_of_call
 from ditcnn.ops import quadratic_form
 from ditcnn.ops.native import native_available
+from ditcnn.train.device import DTYPES
 
-__all__ = ["DTYPES", "GROWTH_CASES", "OP_CASES", "bench_growth", "bench_op"]
+__all__ = ["GROWTH_CASES", "OP_CASES", "bench_growth", "bench_op"]
 
 Form = Callable[[Tensor, Tensor], Tensor]
 Case = tuple[int, int, int]
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 OP_CASES: list[Case] = [(96, 96, 25_088), (32, 32, 32_768), (784, 10, 1_000)]  # C, O, positions
 GROWTH_CASES: list[Case] = [
     (c, o, t) for c in (1, 4, 16, 64, 256) for o in (1, 16, 256) for t in (1, 32, 1_024, 32_768, 1_000_000)
@@ -43,7 +44,7 @@ def bench_op(case: Case, rounds: int, precision: str = "fp32") -> dict[str, Any]
     Args:
         case: C, O and the number of positions.
         rounds: Times that each is measured.
-        precision: Of x and A, of the ``DTYPES``.
+        precision: Of x and A, fp32 or bf16.
     """
     channels, outputs, positions = case
     rivals, left_out = _affordable(case, precision)
@@ -96,11 +97,7 @@ def bench_growth(case: Case, rounds: int) -> dict[str, Any] | None:
 
 def _step(form: Form, case: Case, precision: str = "fp32") -> Callable[[], object]:
     channels, outputs, positions = case
-    generator = torch.Generator().manual_seed(0)
-
-    def drawn(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator).to(DTYPES[precision])
-
+    drawn = partial(torch.randn, generator=torch.Generator().manual_seed(0), dtype=DTYPES[precision])
     x, weight = drawn(positions, channels).requires_grad_(), drawn(outputs, channels, channels).requires_grad_()
     grad = drawn(positions, outputs)
     return lambda: torch.autograd.grad(form(x, weight), (x, weight), grad)

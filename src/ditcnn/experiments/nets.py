@@ -28,14 +28,17 @@ class Net:
 
 
 # ConvNeXt at CIFAR size: Liu et al. (2022) train it with AdamW; the term has the base rate, as in the paper for ImageNet.
-_SMALL = ("patch_size=2", "depths=(3, 2, 2, 2)", "dims=(32, 64, 128, 256)")
-_DEEPER = ("patch_size=2", "depths=(6, 2, 2, 2)", "dims=(32, 64, 128, 256)")
 _ADAMW = dict(opt="adamw", lr=2e-3, weight_decay=0.05, term_lr_scale=1.0)
+
+
+def _small(blocks: int) -> tuple[str, ...]:
+    """Return the arguments of a small ConvNeXt with so many blocks in stage 1."""
+    return "patch_size=2", f"depths=({blocks}, 2, 2, 2)", "dims=(32, 64, 128, 256)"
 
 
 def _convnext(title: str, block: int, *extra: str) -> Net:
     place = f'quadratic_at=["stages.0.blocks.{block}.conv_dw"]'
-    return Net(title, "dit_convnext_atto", (*_SMALL, place, *extra), _ADAMW)
+    return Net(title, "dit_convnext_atto", (*_small(3), place, *extra), _ADAMW)
 
 
 NETS: dict[str, Net] = {
@@ -51,9 +54,9 @@ NETS: dict[str, Net] = {
     "qres": Net("QRes, ResNet-{depth}", "qres_resnet{depth}"),  # its authors have no convolutional network
     "dit-stage1": Net("Dit-ResNet-{depth}, term in stage 1", "dit_resnet{depth}", ("quadratic_stage=1",)),
     "dit-stage3": Net("Dit-ResNet-{depth}, term in stage 3", "dit_resnet{depth}", ("quadratic_stage=3",)),
-    "convnext": Net("small ConvNeXt", "convnext_atto", _SMALL, _ADAMW),
+    "convnext": Net("small ConvNeXt", "convnext_atto", _small(3), _ADAMW),
     # The depth that costs nearest to the network with the term in block 3, counted in full; pinned by a test.
-    "convnext-deeper": Net("small ConvNeXt, deepened to equal cost", "convnext_atto", _DEEPER, _ADAMW),
+    "convnext-deeper": Net("small ConvNeXt, deepened to equal cost", "convnext_atto", _small(6), _ADAMW),
     "convnext-block1": _convnext("small Dit-ConvNeXt, block 1", 0),
     "convnext-block2": _convnext("small Dit-ConvNeXt, block 2", 1),
     "convnext-block3": _convnext("small Dit-ConvNeXt, block 3 (published place)", 2),

@@ -138,18 +138,17 @@ def _extra(own: Mapping[str, Any], parameters: Mapping[str, int]) -> str:
 
 def _rivals(summary: Summary, parameters: Mapping[str, int]) -> list[str]:
     """Return the lines of table 5's own comparisons."""
+    costs = " against ".join(
+        f"{parameters[net] - parameters['convnext']:,}" for net in _TERMS if {net, "convnext"} <= parameters.keys()
+    )
+    comparisons: list[tuple[str, Interval | None, str]] = [
+        ("pixel-wise", summary["channelwise_less_pixelwise"], f", terms of {costs} parameters" if costs else ""),
+        ("a plain network of equal cost", summary["channelwise_less_deeper"], ""),
+    ]
     lines = []
-    terms: Interval | None = summary["channelwise_less_pixelwise"]
-    if terms is not None:
-        costs = " against ".join(
-            f"{parameters[net] - parameters['convnext']:,}" for net in _TERMS if "convnext" in parameters
-        )
-        cost = f", terms of {costs} parameters" if costs else ""
-        lines += [f"Channel-wise less pixel-wise: {interval_text(terms, 2)} points, n = {terms.n}{cost}.", ""]
-    depth: Interval | None = summary["channelwise_less_deeper"]
-    if depth is not None:
-        text = f"Channel-wise less a plain network of equal cost: {interval_text(depth, 2)} points, n = {depth.n}."
-        lines += [text, ""]
+    for other, less, cost in comparisons:
+        if less is not None:
+            lines += [f"Channel-wise less {other}: {interval_text(less, 2)} points, n = {less.n}{cost}.", ""]
     return lines
 
 

@@ -28,7 +28,7 @@ def start_method() -> BaseContext:
     context = multiprocessing.get_context("forkserver")
     # Not "__main__": some Pythons would not import it there, in others an error in it would end the server.
     context.set_forkserver_preload([name for name in _IMPORTED_ONCE if name in sys.modules])
-    resource_tracker.ensure_running()  # else the next but one line does it, and unblocks signals before the server starts
+    resource_tracker.ensure_running()  # else ensure_running below does, and unblocks signals before it starts the server
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
         forkserver.ensure_running()  # it and its children inherit what is blocked
