@@ -25,8 +25,8 @@ from ditcnn.data import ImageSet
 from ditcnn.data.batches import normalise, train_batches
 from ditcnn.recipes import make_recipe
 from ditcnn.train import build_model
-from ditcnn.train.device import autocast
-from ditcnn.train.environment import describe_environment
+from ditcnn.system.devices import autocast
+from ditcnn.system.environment import describe_environment
 from ditcnn.train.optim import make_optimizer
 
 CPU = torch.device("cpu")

@@ -17,7 +17,7 @@ from timm.models import save_for_hf
 
 from ditcnn.cli import main
 from ditcnn.data.class_names import imagenet_classes, match_classes
-from ditcnn.errors import InputError
+from ditcnn.system.errors import InputError
 
 TENCH, CHURCH, PARACHUTE = WNIDS = ("n01440764", "n03028079", "n03888257")
 SIZE = 32

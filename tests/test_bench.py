@@ -13,7 +13,7 @@ from ditcnn.bench.rivals import RIVALS, published
 from ditcnn.bench.timing import interleave, peak_of_call
 from ditcnn.cli import main
 from ditcnn.ops import reference_quadratic_form
-from ditcnn.train.device import DTYPES
+from ditcnn.system.devices import DTYPES
 
 
 @pytest.mark.parametrize("name", RIVALS)

@@ -153,7 +153,7 @@ def test_a_full_disk_is_one_line(capsys, monkeypatch, trained):
     def full(descriptor):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("ditcnn.train.storage.os.fsync", full)
+    monkeypatch.setattr("ditcnn.system.files.os.fsync", full)
     assert main(["train", "digits", "--data", str(trained / "idx"), "--out", "full"]) == 2
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith("ditcnn: full/config.yaml: No space left on device.")

@@ -15,7 +15,6 @@ from ditcnn.analysis.moments import second_moments
 from ditcnn.analysis.sample_ratio import sample_ratio
 from ditcnn.analysis.stationary import bayes_accuracy, check_spectra, dense_covariance, log_likelihoods, sample_images
 from ditcnn.cli import main
-from ditcnn.errors import InputError
 from ditcnn.experiments import correlations
 from ditcnn.experiments.colour_fields import CLASSES, FAMILIES, STEPS, cross_spectra
 from ditcnn.experiments.context import Context
@@ -31,6 +30,7 @@ from ditcnn.experiments.correlations import CORRELATIONS
 from ditcnn.experiments.experiment import Plan
 from ditcnn.experiments.fig3 import FIG3
 from ditcnn.experiments.sets import ImageSets
+from ditcnn.system.errors import InputError
 
 CHANNEL_FAMILIES = ("channels", "white-channels")
 SIZE = 4

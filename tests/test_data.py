@@ -18,7 +18,7 @@ from torchvision.datasets import CIFAR10
 
 from ditcnn.data import ImageData, ImageSet, channel_statistics, open_data
 from ditcnn.data.split import hold_out
-from ditcnn.errors import InputError
+from ditcnn.system.errors import InputError
 from tests.conftest import shade, write_cifar10, write_cifar100, write_class_folders, write_idx, write_tar
 
 

@@ -10,8 +10,8 @@ import torch
 
 from ditcnn.cli import main
 from ditcnn.data.stream import open_source
+from ditcnn.system.failures import explained
 from ditcnn.train import RunFolder, StreamTrainer
-from ditcnn.train.failures import explained
 from tests.conftest import write_class_folders
 from tests.forks import run_forks, torchruns
 

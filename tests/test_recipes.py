@@ -10,8 +10,8 @@ from timm.scheduler import create_scheduler_v2
 
 import ditcnn
 from ditcnn import parameter_groups
-from ditcnn.errors import InputError
 from ditcnn.recipes import RECIPES, Recipe, make_recipe
+from ditcnn.system.errors import InputError
 from ditcnn.train.optim import lr_factor, make_optimizer, set_lr
 
 

@@ -13,10 +13,10 @@ from matplotlib.figure import Figure
 
 from ditcnn.cli import main
 from ditcnn.data import ImageData, ImageSet
-from ditcnn.errors import InputError
 from ditcnn.experiments import EXPERIMENTS, Budget, Experiment, Plan, reproduce
 from ditcnn.experiments.sets import find_sets
-from ditcnn.train import Stopped
+from ditcnn.system.errors import InputError
+from ditcnn.system.signals import Stopped
 from tests.conftest import write_idx
 
 

@@ -7,11 +7,12 @@ import pickle
 import pytest
 import torch
 
-from ditcnn.errors import InputError, RunFailed
-from ditcnn.locks import try_lock
+from ditcnn.system.errors import InputError, RunFailed
+from ditcnn.system.files import write_atomically
+from ditcnn.system.locks import try_lock
 from ditcnn.train.checkpoint import clean, load_newest, save_newest
 from ditcnn.train.folder import RunFolder
-from ditcnn.train.storage import Damaged, load_state, save_state, write_atomically
+from ditcnn.train.storage import Damaged, load_state, save_state
 
 
 @pytest.fixture
@@ -109,7 +110,7 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch)
     def full(descriptor):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("ditcnn.train.storage.os.fsync", full)
+    monkeypatch.setattr("ditcnn.system.files.os.fsync", full)
     with pytest.raises(OSError, match="No space left"):
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old"

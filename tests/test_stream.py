@@ -32,7 +32,7 @@ from ditcnn.data.stream import (
     train_batches_of,
 )
 from ditcnn.data.stream.folders import FolderSource
-from ditcnn.errors import InputError
+from ditcnn.system.errors import InputError
 from tests.conftest import until
 
 CLASSES = ("n01440764", "n02102040", "n03888257")

@@ -17,7 +17,6 @@ from ditcnn.analysis.intervals import Interval
 from ditcnn.analysis.power import detectable_difference, holm, paired_p_value
 from ditcnn.cost import cost_of
 from ditcnn.data import ImageSet
-from ditcnn.errors import Diverged, InputError, RunFailed
 from ditcnn.experiments import EXPERIMENTS, Plan, reproduce
 from ditcnn.experiments.comparison import ARMS, COMPARISON, verdict
 from ditcnn.experiments.context import Context
@@ -26,7 +25,9 @@ from ditcnn.experiments.provenance import taken_over
 from ditcnn.experiments.removal import accuracy, less_covariance, term_parts, without_terms
 from ditcnn.experiments.sets import made_sets
 from ditcnn.experiments.training import folder_of, made_images, train_cell
-from ditcnn.train import Stopped, TrainedModel, Trainer
+from ditcnn.system.errors import Diverged, InputError, RunFailed
+from ditcnn.system.signals import Stopped
+from ditcnn.train import TrainedModel, Trainer
 from tests.test_older import WIDTHS
 
 CELL = {"data": "cifar10", "net": "dit", "depth": 20, "schedule": "smoke", "seed": 0}

@@ -12,8 +12,8 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from typing_extensions import Self
 
 from ditcnn.data import DataName
-from ditcnn.errors import InputError, nearest
 from ditcnn.models.cifar_resnet import CIFAR_MEAN, CIFAR_STD
+from ditcnn.system.errors import InputError, nearest
 
 __all__ = ["IN_MEMORY_ONLY", "RECIPES", "STREAMED_ONLY", "NamedRecipe", "Recipe", "make_recipe", "parse_arguments"]
 

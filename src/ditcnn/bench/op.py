@@ -14,7 +14,7 @@ from ditcnn.bench.rivals import RIVALS, published
 from ditcnn.bench.timing import interleave, peak_mib, peak_of_call
 from ditcnn.ops import quadratic_form
 from ditcnn.ops.native import native_available
-from ditcnn.train.device import DTYPES
+from ditcnn.system.devices import DTYPES
 
 __all__ = ["GROWTH_CASES", "OP_CASES", "bench_growth", "bench_op"]
 

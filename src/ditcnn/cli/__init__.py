@@ -14,9 +14,9 @@ from ditcnn.cli.predict import predict_command
 from ditcnn.cli.report import report_command
 from ditcnn.cli.reproduce import reproduce_command
 from ditcnn.cli.train import train_command
-from ditcnn.errors import InputError, RunFailed, ToldElsewhere, nearest, reason
-from ditcnn.train import Stopped
-from ditcnn.train.failures import out_of_memory
+from ditcnn.system.errors import InputError, RunFailed, ToldElsewhere, nearest, reason
+from ditcnn.system.failures import out_of_memory
+from ditcnn.system.signals import Stopped
 
 __all__ = ["main"]
 

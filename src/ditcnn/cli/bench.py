@@ -14,8 +14,8 @@ from rich.table import Table
 
 from ditcnn.bench import GROWTH_CASES, MODEL_CASES, OP_CASES, bench_growth, bench_models, bench_op, draw_growth
 from ditcnn.cli.parsing import parse
-from ditcnn.errors import InputError
-from ditcnn.train.environment import describe_environment
+from ditcnn.system.environment import describe_environment
+from ditcnn.system.errors import InputError
 
 __all__ = ["bench_command"]
 

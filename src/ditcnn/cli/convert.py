@@ -20,9 +20,9 @@ from ditcnn.convert import (
     with_fresh_terms,
     with_our_keys,
 )
-from ditcnn.errors import InputError, nearest
 from ditcnn.models import DitResNet
 from ditcnn.recipes import parse_arguments
+from ditcnn.system.errors import InputError, nearest
 from ditcnn.train import save_model
 
 __all__ = ["convert_command"]

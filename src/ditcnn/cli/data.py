@@ -11,7 +11,7 @@ from ditcnn.cli.parsing import parse
 from ditcnn.data.imagenet_archives import ClassImages, open_train, open_val
 from ditcnn.data.imagenet_devkit import read_devkit
 from ditcnn.data.imagenet_folders import Preparation, Prepared
-from ditcnn.errors import InputError, nearest
+from ditcnn.system.errors import InputError, nearest
 
 __all__ = ["data_command"]
 

@@ -22,9 +22,10 @@ from ditcnn.data.class_names import match_classes
 from ditcnn.data.files import open_files
 from ditcnn.data.idx import has_idx
 from ditcnn.data.stream import eval_batches_of, open_source
-from ditcnn.errors import InputError
 from ditcnn.recipes import RECIPES
-from ditcnn.train import RunFolder, choose_device, evaluate, load_model
+from ditcnn.system.devices import choose_device
+from ditcnn.system.errors import InputError
+from ditcnn.train import RunFolder, evaluate, load_model
 from ditcnn.train.evaluate import evaluate_batches, mean_scores
 
 __all__ = ["evaluate_command"]

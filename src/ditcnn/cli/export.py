@@ -15,7 +15,7 @@ from torch import nn
 
 from ditcnn.cli.models import load_weights
 from ditcnn.cli.parsing import parse
-from ditcnn.errors import InputError
+from ditcnn.system.errors import InputError
 
 __all__ = ["export_command"]
 

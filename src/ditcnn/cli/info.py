@@ -13,7 +13,7 @@ from rich.table import Table
 from ditcnn.cli.models import fresh_model, input_shape
 from ditcnn.cli.parsing import parse
 from ditcnn.cost import IMAGENET_EPOCHS, IMAGENET_IMAGES, Cost, cost_of, terms_and_twin
-from ditcnn.errors import InputError
+from ditcnn.system.errors import InputError
 
 __all__ = ["info_command"]
 

@@ -7,8 +7,8 @@ from typing import Any
 import timm
 from torch import nn
 
-from ditcnn.errors import InputError, nearest
 from ditcnn.recipes import parse_arguments
+from ditcnn.system.errors import InputError, nearest
 from ditcnn.train import build_model, load_model
 
 __all__ = ["check_name", "fresh_model", "input_shape", "load_weights"]

@@ -15,8 +15,8 @@ from torch import nn
 from ditcnn.cli.models import check_name
 from ditcnn.data.class_names import imagenet_classes
 from ditcnn.data.stream import EvalTransform
-from ditcnn.errors import InputError
 from ditcnn.recipes import RECIPES
+from ditcnn.system.errors import InputError
 from ditcnn.train import RunFolder, load_model
 
 __all__ = ["NamedModel", "as_folder", "check_model", "is_in_memory_run", "open_named"]

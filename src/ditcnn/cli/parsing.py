@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import tyro
 import yaml
 
-from ditcnn.errors import InputError, nearest
+from ditcnn.system.errors import InputError, nearest
 
 __all__ = ["flag", "given", "parse", "read_config"]
 

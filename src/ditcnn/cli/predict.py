@@ -23,8 +23,8 @@ from ditcnn.data.batches import normalise
 from ditcnn.data.class_names import describe
 from ditcnn.data.stream.source import is_hidden
 from ditcnn.data.stream.tars import Member, images_in, read_member
-from ditcnn.errors import InputError
-from ditcnn.train import choose_device
+from ditcnn.system.devices import choose_device
+from ditcnn.system.errors import InputError
 
 __all__ = ["predict_command"]
 

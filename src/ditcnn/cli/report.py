@@ -7,8 +7,8 @@ from typing import Annotated
 import tyro
 
 from ditcnn.cli.parsing import parse
-from ditcnn.errors import InputError
 from ditcnn.report import write_report
+from ditcnn.system.errors import InputError
 
 __all__ = ["report_command"]
 

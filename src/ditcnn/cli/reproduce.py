@@ -7,8 +7,8 @@ from typing import Annotated
 import tyro
 
 from ditcnn.cli.parsing import parse
-from ditcnn.errors import InputError
 from ditcnn.experiments import EXPERIMENTS, BudgetName, find_experiment, reproduce
+from ditcnn.system.errors import InputError
 
 __all__ = ["reproduce_command"]
 

@@ -10,8 +10,8 @@ import tyro
 from timm.optim import get_optimizer_info
 
 from ditcnn.cli.parsing import flag, given, parse, read_config
-from ditcnn.errors import InputError
 from ditcnn.recipes import RECIPES, Recipe, make_recipe
+from ditcnn.system.errors import InputError
 from ditcnn.train import RunFolder
 from ditcnn.train.build import arguments_of, images_of
 

@@ -14,11 +14,15 @@ from ditcnn.cli.parsing import given
 from ditcnn.cli.settings import TrainFlags, as_settings, recipe_of, settings_for
 from ditcnn.data import channel_statistics, open_data
 from ditcnn.data.stream import open_source
-from ditcnn.errors import InputError, ToldElsewhere, reason
 from ditcnn.recipes import RECIPES
-from ditcnn.train import Display, Processes, RunFolder, Stopped, StreamTrainer, Trainer, choose_device
-from ditcnn.train.environment import record_launch
-from ditcnn.train.failures import explained
+from ditcnn.system.devices import choose_device
+from ditcnn.system.display import Display
+from ditcnn.system.environment import record_launch
+from ditcnn.system.errors import InputError, ToldElsewhere, reason
+from ditcnn.system.failures import explained
+from ditcnn.system.processes import Processes
+from ditcnn.system.signals import Stopped
+from ditcnn.train import RunFolder, StreamTrainer, Trainer
 from ditcnn.train.run import Run
 
 __all__ = ["train_command"]

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ditcnn.convert.insert import quadratic_terms
-from ditcnn.errors import InputError
+from ditcnn.system.errors import InputError
 
 __all__ = ["differences", "read_checkpoint", "swaps_height_and_width", "with_fresh_terms", "with_our_keys"]
 

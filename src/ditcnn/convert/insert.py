@@ -8,8 +8,8 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 from torch import nn
 from torch.nn.utils import parametrize
 
-from ditcnn.errors import nearest
 from ditcnn.layers import Norm, QuadraticForm, TermBeside, beside, beside_pixelwise, check_pixelwise_place
+from ditcnn.system.errors import nearest
 
 __all__ = ["Where", "add_quadratic", "quadratic_terms", "remove_quadratic"]
 

@@ -10,7 +10,7 @@ from ditcnn.data.digits import read_digits
 from ditcnn.data.files import Files, fingerprint, open_files
 from ditcnn.data.idx import has_idx, read_idx
 from ditcnn.data.images import ImageData, ImageSet, channel_statistics
-from ditcnn.errors import InputError
+from ditcnn.system.errors import InputError
 
 __all__ = ["DataName", "ImageData", "ImageSet", "channel_statistics", "decode_image", "open_data"]
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from ditcnn.cache import cache_folder
 from ditcnn.data.images import ImageData, ImageSet
+from ditcnn.system.caches import cache_folder
 
 __all__ = ["cached"]
 
@@ -21,8 +21,8 @@ _FORMAT = "1"
 def cached(key: str, read: Callable[[], ImageData]) -> ImageData:
     """Return the data kept under ``key``, or ``read()`` it and keep it.
 
-    The files lie in `ditcnn.cache.cache_folder` and may be deleted at any time. A damaged file is read anew; where nothing
-    can be written, nothing is kept, with a warning.
+    The files lie in `ditcnn.system.caches.cache_folder` and may be deleted at any time. A damaged file is read anew; where
+    nothing can be written, nothing is kept, with a warning.
     """
     path = cache_folder() / f"images-{_FORMAT}-{key}.safetensors"
     try:

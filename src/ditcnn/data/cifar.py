@@ -13,7 +13,7 @@ from torchvision.datasets.utils import check_integrity, download_and_extract_arc
 
 from ditcnn.data.files import Files
 from ditcnn.data.images import ImageData, ImageSet
-from ditcnn.errors import InputError
+from ditcnn.system.errors import InputError
 
 __all__ = ["CifarName", "cifar_in", "download_cifar", "read_cifar"]
 

@@ -12,7 +12,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from ditcnn.data.decoding import decode
 from ditcnn.data.files import Files, only_parent
 from ditcnn.data.images import ImageData, ImageSet
-from ditcnn.errors import InputError
+from ditcnn.system.errors import InputError
 
 __all__ = ["decode_image", "has_class_folders", "read_class_folders"]
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from timm.data import ImageNetInfo, infer_imagenet_subset
 
-from ditcnn.errors import InputError
+from ditcnn.system.errors import InputError
 
 __all__ = ["describe", "imagenet_classes", "match_classes"]
 

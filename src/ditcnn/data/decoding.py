@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from PIL import Image, UnidentifiedImageError
 
-from ditcnn.errors import InputError
+from ditcnn.system.errors import InputError
 
 __all__ = ["BadImage", "decode"]
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
-from ditcnn.errors import InputError
+from ditcnn.system.errors import InputError
 
 __all__ = ["Files", "fingerprint", "only_parent", "open_files"]
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ditcnn.data.files import Files, only_parent
 from ditcnn.data.images import ImageData, ImageSet
-from ditcnn.errors import InputError
+from ditcnn.system.errors import InputError
 
 __all__ = ["has_idx", "read_idx"]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, cast
 
 from ditcnn.data.imagenet_devkit import Devkit
-from ditcnn.errors import InputError
+from ditcnn.system.errors import InputError
 
 __all__ = ["ClassImages", "open_train", "open_val"]
 

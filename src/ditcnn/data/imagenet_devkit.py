@@ -10,7 +10,7 @@ import numpy as np
 from scipy.io import loadmat
 
 from ditcnn.data.files import Files, open_files
-from ditcnn.errors import InputError
+from ditcnn.system.errors import InputError
 
 __all__ = ["Devkit", "read_devkit"]
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ditcnn.data.imagenet_archives import ClassImages
-from ditcnn.errors import InputError
-from ditcnn.locks import try_lock
+from ditcnn.system.errors import InputError
+from ditcnn.system.locks import try_lock
 
 __all__ = ["Preparation", "Prepared"]
 

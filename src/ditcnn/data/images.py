@@ -7,7 +7,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from ditcnn.errors import InputError
+from ditcnn.system.errors import InputError
 
 __all__ = ["ImageData", "ImageSet"]
 

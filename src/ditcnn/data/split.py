@@ -5,7 +5,7 @@ import torch
 from sklearn.model_selection import train_test_split
 
 from ditcnn.data.images import ImageData, ImageSet
-from ditcnn.errors import InputError
+from ditcnn.system.errors import InputError
 
 __all__ = ["hold_out", "parts_of"]
 

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from ditcnn.errors import InputError, nearest
 from ditcnn.experiments.comparison import COMPARISON
 from ditcnn.experiments.correlations import CORRELATIONS
 from ditcnn.experiments.experiment import BUDGETS, Budget, BudgetName, Experiment, Plan
@@ -15,6 +14,7 @@ from ditcnn.experiments.runner import duration, reproduce
 from ditcnn.experiments.table2 import TABLE2
 from ditcnn.experiments.table3 import TABLE3
 from ditcnn.experiments.table4 import TABLE4
+from ditcnn.system.errors import InputError, nearest
 
 __all__ = [
     "BUDGETS",

@@ -15,7 +15,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from ditcnn.errors import InputError
+from ditcnn.system.errors import InputError
 
 __all__ = ["CLASSES", "FAMILIES", "Family", "cross_spectra"]
 

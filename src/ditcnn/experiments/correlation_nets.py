@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from ditcnn.analysis.moments import second_moments
 from ditcnn.convert import add_quadratic
-from ditcnn.errors import Diverged
 from ditcnn.models import CifarResNet, DitResNet, widths_of_equal_cost
 from ditcnn.recipes import Recipe
+from ditcnn.system.errors import Diverged
 from ditcnn.train.optim import lr_factor, make_optimizer, set_lr
 
 __all__ = ["NETS", "RULES", "Labelled", "Schedule", "build_net", "fit_moments", "train_net"]

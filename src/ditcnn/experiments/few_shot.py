@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from ditcnn.analysis.normal import log_density
 from ditcnn.data import ImageSet
 from ditcnn.data.batches import derived_seed
-from ditcnn.errors import Diverged
 from ditcnn.layers import QuadraticLinear
+from ditcnn.system.errors import Diverged
 
 __all__ = ["discriminant_hits", "logistic_hits", "make_network", "network_hits", "share", "train_network", "vectors"]
 

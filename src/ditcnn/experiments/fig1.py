@@ -12,13 +12,13 @@ from torch import Tensor
 from ditcnn.analysis.alignment import matrix_cosine
 from ditcnn.analysis.intervals import Interval, mean_interval, paired_interval
 from ditcnn.analysis.normal import Quadratic, bayes_accuracy, bayes_quadratic, excess_error
-from ditcnn.errors import Diverged
 from ditcnn.experiments.context import Context
 from ditcnn.experiments.descent import FORWARDS, Parameters, descend, mlp, neuron, stack
 from ditcnn.experiments.experiment import Budget, Cell, Experiment, Numbers, Plan, Row, Summary
 from ditcnn.experiments.fig1_figures import METHODS, draw
 from ditcnn.experiments.record import interval_text, markdown_table
 from ditcnn.experiments.two_normals import TwoNormals, plane_problem, random_problem
+from ditcnn.system.errors import Diverged
 
 __all__ = ["FIG1", "Fig1Settings"]
 

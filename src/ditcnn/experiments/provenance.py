@@ -6,8 +6,8 @@ from typing import Any
 
 from ditcnn.experiments.context import Context
 from ditcnn.experiments.experiment import Row
+from ditcnn.system.environment import short_commit
 from ditcnn.train import RunFolder
-from ditcnn.train.environment import short_commit
 
 __all__ = ["run_record", "taken_over", "taken_over_text"]
 

@@ -10,8 +10,8 @@ from typing import Any
 from ditcnn.analysis.figures import figure_bytes, figure_style
 from ditcnn.analysis.intervals import Interval
 from ditcnn.experiments.experiment import Experiment, Row
-from ditcnn.train.environment import short_commit
-from ditcnn.train.storage import write_atomically
+from ditcnn.system.environment import short_commit
+from ditcnn.system.files import write_atomically
 
 __all__ = ["interval_text", "markdown_table", "package_versions", "write_record"]
 

@@ -10,16 +10,16 @@ from typing import Any
 
 import torch
 
-from ditcnn.errors import InputError
 from ditcnn.experiments.context import Context, cell_key
 from ditcnn.experiments.experiment import Budget, BudgetName, Cell, Experiment, Plan
 from ditcnn.experiments.record import package_versions, write_record
 from ditcnn.experiments.sets import ImageSets, find_sets, made_sets
 from ditcnn.experiments.store import CellStore
-from ditcnn.train import Display, Stopped
-from ditcnn.train.environment import describe_environment
-from ditcnn.train.folder import locked_folder
-from ditcnn.train.stop import stop_at_once
+from ditcnn.system.display import Display
+from ditcnn.system.environment import describe_environment
+from ditcnn.system.errors import InputError
+from ditcnn.system.locks import locked_folder
+from ditcnn.system.signals import Stopped, stop_at_once
 
 __all__ = ["duration", "reproduce"]
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from ditcnn.data import DataName, ImageData, open_data
-from ditcnn.errors import InputError
+from ditcnn.system.errors import InputError
 
 __all__ = ["ImageSets", "find_sets", "made_sets"]
 

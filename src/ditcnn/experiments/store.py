@@ -5,10 +5,10 @@ import os
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ditcnn.errors import InputError
 from ditcnn.experiments.context import cell_key
 from ditcnn.experiments.experiment import Cell, Numbers
-from ditcnn.train.storage import whole_lines
+from ditcnn.system.errors import InputError
+from ditcnn.system.files import whole_lines
 
 __all__ = ["CellStore"]
 

@@ -9,15 +9,18 @@ import torch
 
 from ditcnn.cost import cost_of
 from ditcnn.data import ImageData, ImageSet, channel_statistics
-from ditcnn.errors import Diverged, InputError
 from ditcnn.experiments.context import Context
 from ditcnn.experiments.experiment import Cell, Numbers
 from ditcnn.experiments.nets import recipe_of
 from ditcnn.experiments.provenance import run_record
 from ditcnn.experiments.reported import selected_on
 from ditcnn.recipes import Recipe
-from ditcnn.train import Display, RunFolder, Stopped, Trainer, build_model, choose_device
-from ditcnn.train.environment import record_launch
+from ditcnn.system.devices import choose_device
+from ditcnn.system.display import Display
+from ditcnn.system.environment import record_launch
+from ditcnn.system.errors import Diverged, InputError
+from ditcnn.system.signals import Stopped
+from ditcnn.train import RunFolder, Trainer, build_model
 from ditcnn.train.metrics import read_metrics
 
 __all__ = [

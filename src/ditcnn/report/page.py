@@ -12,13 +12,13 @@ from ditcnn import __version__
 from ditcnn.analysis.figures import figure_bytes, figure_style
 from ditcnn.analysis.intervals import Interval, mean_interval, paired_interval
 from ditcnn.convert import quadratic_terms
-from ditcnn.errors import InputError
 from ditcnn.report.figures import curves_figure, matrices_figure
 from ditcnn.report.removal import removal_of
 from ditcnn.report.runs import Group, Run, group_runs, read_run, value_text
+from ditcnn.system.environment import short_commit
+from ditcnn.system.errors import InputError
+from ditcnn.system.files import write_atomically
 from ditcnn.train import load_model
-from ditcnn.train.environment import short_commit
-from ditcnn.train.storage import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -5,10 +5,10 @@ from pathlib import Path
 from ditcnn.convert import quadratic_terms
 from ditcnn.data import open_data
 from ditcnn.data.split import parts_of
-from ditcnn.errors import InputError
 from ditcnn.experiments.removal import Removal, measure_removal
 from ditcnn.recipes import RECIPES
 from ditcnn.report.runs import Run
+from ditcnn.system.errors import InputError
 from ditcnn.train import load_model
 
 __all__ = ["removal_of"]

@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
-from ditcnn.errors import InputError
 from ditcnn.recipes import Recipe
+from ditcnn.system.errors import InputError
 from ditcnn.train import RunFolder
 from ditcnn.train.metrics import read_metrics
 

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from timm.models import PretrainedCfg, resolve_model_input_args
 from torch import nn
 
-from ditcnn.errors import InputError, nearest
+from ditcnn.system.errors import InputError, nearest
 
 __all__ = ["arguments_of", "build_model", "images_of"]
 

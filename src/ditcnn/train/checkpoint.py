@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ditcnn.errors import InputError, RunFailed
+from ditcnn.system.errors import InputError, RunFailed
 from ditcnn.train.folder import RunFolder
 from ditcnn.train.storage import Damaged, load_state, save_state
 

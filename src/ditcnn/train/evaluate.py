@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ditcnn.data import ImageSet
 from ditcnn.data.batches import normalise
-from ditcnn.train.device import autocast
+from ditcnn.system.devices import autocast
 
 __all__ = ["evaluate", "evaluate_batches", "mean_scores"]
 

@@ -15,9 +15,9 @@ from safetensors.torch import load_file
 from timm.models import save_for_hf
 from torch import nn
 
-from ditcnn.errors import InputError
+from ditcnn.system.errors import InputError
+from ditcnn.system.files import write_atomically
 from ditcnn.train.folder import RunFolder
-from ditcnn.train.storage import write_atomically
 
 __all__ = ["TrainedModel", "export_model", "load_model", "save_model"]
 

@@ -1,51 +1,18 @@
 """A run's folder: what lies where."""
 
 import json
-import os
-import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from ditcnn.errors import InputError
-from ditcnn.locks import try_lock
-from ditcnn.train.storage import write_atomically
+from ditcnn.system.errors import InputError
+from ditcnn.system.files import write_atomically
+from ditcnn.system.locks import locked_folder
 
-__all__ = ["RunFolder", "locked_folder"]
-
-
-@contextmanager
-def locked_folder(path: Path, doing: str = "works", patience: float = 0.0) -> Iterator[None]:
-    """Make the folder where it is not there, and keep other processes out of it meanwhile, by a lock on its file ``.lock``.
-
-    Args:
-        path: The folder.
-        doing: What the message says that another process does.
-        patience: Seconds to wait for a process that is ending.
-
-    Raises:
-        InputError: Another process is ``doing`` something here, or the path is a file.
-    """
-    if path.exists() and not path.is_dir():
-        raise InputError(f"--out {path} is a file, not a folder.")
-    path.mkdir(parents=True, exist_ok=True)
-    # NFS locks only what is open for writing, which the folder itself cannot be. The file stays: to remove it would let two
-    # processes lock two files of one name.
-    descriptor = os.open(path / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
-    end = time.monotonic() + patience
-    while not try_lock(descriptor):
-        if time.monotonic() >= end:
-            os.close(descriptor)
-            raise InputError(f"another process {doing} in {path}; wait for it, or name another --out.")
-        time.sleep(0.1)
-    try:
-        yield
-    finally:
-        os.close(descriptor)
+__all__ = ["RunFolder"]
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from ditcnn.data import ImageData, ImageSet
 from ditcnn.data.batches import derived_seed, normalise, steps_per_epoch, train_batches
 from ditcnn.data.split import parts_of
-from ditcnn.errors import InputError
 from ditcnn.recipes import STREAMED_ONLY, Recipe
-from ditcnn.train.device import autocast
-from ditcnn.train.display import Display
-from ditcnn.train.distributed import Processes
+from ditcnn.system.devices import autocast
+from ditcnn.system.display import Display
+from ditcnn.system.errors import InputError
+from ditcnn.system.processes import Processes
 from ditcnn.train.evaluate import evaluate
 from ditcnn.train.export import export_model
 from ditcnn.train.folder import RunFolder

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ditcnn.train.storage import whole_lines, write_atomically
+from ditcnn.system.files import whole_lines, write_atomically
 
 __all__ = ["MetricsLog", "draw_curves", "read_metrics"]
 

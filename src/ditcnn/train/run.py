@@ -11,17 +11,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from ditcnn.errors import Diverged, InputError, RunFailed
 from ditcnn.recipes import Recipe
+from ditcnn.system.display import Display
+from ditcnn.system.errors import Diverged, InputError, RunFailed
+from ditcnn.system.failures import explained, lost_contact
+from ditcnn.system.processes import Processes
+from ditcnn.system.signals import Stopped, StopRequest
 from ditcnn.train.build import build_model
 from ditcnn.train.checkpoint import clean, load_newest, save_newest
-from ditcnn.train.display import Display
-from ditcnn.train.distributed import Processes
-from ditcnn.train.failures import explained, lost_contact
 from ditcnn.train.folder import RunFolder
 from ditcnn.train.metrics import MetricsLog, draw_curves
 from ditcnn.train.optim import lr_factor, make_optimizer
-from ditcnn.train.stop import Stopped, StopRequest
 
 __all__ = ["Progress", "Run"]
 

@@ -1,54 +1,21 @@
-"""Files that are whole or not there: written beside, synced, renamed."""
+"""Checkpoints as files: tensors, containers, numbers and text, verified when they are read."""
 
 import errno
 import io
-import os
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ditcnn.train.failures import out_of_memory
+from ditcnn.system.failures import out_of_memory
+from ditcnn.system.files import write_atomically
 
-__all__ = ["Damaged", "load_state", "save_state", "whole_lines", "write_atomically"]
+__all__ = ["Damaged", "load_state", "save_state"]
 
 
 class Damaged(Exception):
     """A checkpoint file that cannot be trusted."""
-
-
-def write_atomically(path: Path, content: bytes | memoryview) -> None:
-    """Write a file so that a reader, after a crash too, finds the old content or the new, never a part.
-
-    Raises:
-        OSError: The disk is full or read-only; nothing is left behind and the old file stands.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:  # a failed write does not name its file
-        raise OSError(error.errno, error.strerror, str(path)) from None
-    finally:
-        temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def whole_lines(content: bytes) -> bytes:
-    r"""Return a log without a last line that was being written when its process died.
-
-    >>> whole_lines(b"1\n2\n3"), whole_lines(b"1")
-    (b'1\n2\n', b'')
-    """
-    return content[: content.rfind(b"\n") + 1]
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:

@@ -25,11 +25,11 @@ from ditcnn.data.stream import (
     steps_per_epoch_of,
     train_batches_of,
 )
-from ditcnn.errors import InputError
 from ditcnn.recipes import IN_MEMORY_ONLY, Recipe
-from ditcnn.train.device import autocast
-from ditcnn.train.display import Display
-from ditcnn.train.distributed import Processes
+from ditcnn.system.devices import autocast
+from ditcnn.system.display import Display
+from ditcnn.system.errors import InputError
+from ditcnn.system.processes import Processes
 from ditcnn.train.evaluate import evaluate_batches, mean_scores
 from ditcnn.train.export import save_model
 from ditcnn.train.folder import RunFolder

@@ -8,7 +8,7 @@ from timm.data.readers.reader_image_folder import find_images_and_targets
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from ditcnn.data.stream.source import ImageSource, is_hidden, labelled, refuse_merged
-from ditcnn.errors import InputError
+from ditcnn.system.errors import InputError
 
 __all__ = ["FolderSource"]
 

@@ -7,7 +7,7 @@ import numpy as np
 from timm.data.readers import create_reader
 
 from ditcnn.data.stream.source import ImageSource
-from ditcnn.errors import InputError
+from ditcnn.system.errors import InputError
 
 __all__ = ["HubSource"]
 

@@ -16,7 +16,7 @@ from ditcnn.data.batches import derived_seed
 from ditcnn.data.stream.source import BadImage, ImageSource
 from ditcnn.data.stream.transforms import EvalTransform, TrainTransform
 from ditcnn.data.stream.workers import at_start, start_method
-from ditcnn.errors import InputError, RunFailed, reason
+from ditcnn.system.errors import InputError, RunFailed, reason
 
 __all__ = ["Step", "epoch_order", "eval_batches_of", "micro_batches_per_rank", "steps_per_epoch_of", "train_batches_of"]
 

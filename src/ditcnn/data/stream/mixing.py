@@ -9,7 +9,7 @@ from timm.data.random_erasing import RandomErasing
 from torch import Tensor
 
 from ditcnn.data.stream.randomness import seeded
-from ditcnn.errors import InputError
+from ditcnn.system.errors import InputError
 
 __all__ = ["Erase", "Mix"]
 

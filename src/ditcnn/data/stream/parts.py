@@ -9,7 +9,7 @@ from ditcnn.data.stream.hub import HubSource
 from ditcnn.data.stream.shards import open_shards
 from ditcnn.data.stream.source import ImageSource, is_hidden
 from ditcnn.data.stream.tars import Member, TarSource, images_in
-from ditcnn.errors import InputError
+from ditcnn.system.errors import InputError
 
 __all__ = ["SPLIT_NAMES", "Split", "open_source"]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ditcnn.data.stream.source import ImageSource, is_hidden
 from ditcnn.data.stream.tars import Member, TarSource, members_of, read_member
-from ditcnn.errors import InputError
+from ditcnn.system.errors import InputError
 
 __all__ = ["open_shards"]
 

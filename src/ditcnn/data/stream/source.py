@@ -11,7 +11,7 @@ from PIL import Image
 from timm.utils import natural_key
 
 from ditcnn.data.decoding import BadImage, decode
-from ditcnn.errors import InputError, nearest
+from ditcnn.system.errors import InputError, nearest
 
 __all__ = ["BadImage", "ImageSource", "decode_rgb", "is_hidden", "labelled"]
 

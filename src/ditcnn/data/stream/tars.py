@@ -15,7 +15,7 @@ import numpy as np
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from ditcnn.data.stream.source import ImageSource, is_hidden, labelled, refuse_merged
-from ditcnn.errors import InputError
+from ditcnn.system.errors import InputError
 
 __all__ = ["Member", "TarSource", "images_in", "members_of", "read_member"]
 

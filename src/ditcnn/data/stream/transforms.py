@@ -9,7 +9,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, create_transform
 from torch import Tensor
 
 from ditcnn.data.stream.randomness import seeded
-from ditcnn.errors import InputError
+from ditcnn.system.errors import InputError
 
 __all__ = ["EvalTransform", "TrainTransform"]
 

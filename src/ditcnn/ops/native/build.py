@@ -11,7 +11,7 @@ import tempfile
 import warnings
 from pathlib import Path
 
-from ditcnn.cache import cache_folder
+from ditcnn.system.caches import cache_folder
 
 __all__ = ["load_library"]
 

@@ -4,7 +4,7 @@ from contextlib import AbstractContextManager
 
 import torch
 
-from ditcnn.errors import InputError
+from ditcnn.system.errors import InputError
 
 __all__ = ["DTYPES", "autocast", "choose_device"]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ditcnn.train.storage import write_atomically
+from ditcnn.system.files import write_atomically
 
 __all__ = ["describe_environment", "record_launch", "short_commit"]
 

@@ -4,7 +4,7 @@ import torch
 import torch.distributed as dist
 from torch._dynamo.exc import TorchDynamoException
 
-from ditcnn.errors import RunFailed
+from ditcnn.system.errors import RunFailed
 
 __all__ = ["explained", "lost_contact", "out_of_memory"]
 

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from ditcnn.errors import InputError, RunFailed, ToldElsewhere
-from ditcnn.train.failures import explained
+from ditcnn.system.errors import InputError, RunFailed, ToldElsewhere
+from ditcnn.system.failures import explained
 
 __all__ = ["Processes"]
 

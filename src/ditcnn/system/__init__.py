@@ -1,0 +1,1 @@
+"""The ground floor: errors, caches, locks, whole files, signals, devices, processes, display; no networks."""
