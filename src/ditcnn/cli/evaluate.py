@@ -15,7 +15,6 @@ from torch import Tensor
 
 from ditcnn.cli.named import as_folder, check_model, is_in_memory_run, open_named
 from ditcnn.cli.parsing import flag, parse
-from ditcnn.cli.settings import stored_settings
 from ditcnn.data import DataName, open_data
 from ditcnn.data.cifar import cifar_in
 from ditcnn.data.class_names import match_classes
@@ -25,6 +24,7 @@ from ditcnn.data.stream import eval_batches_of, open_source
 from ditcnn.recipes import RECIPES
 from ditcnn.system.devices import choose_device
 from ditcnn.system.errors import InputError
+from ditcnn.train.settings import read_settings
 from ditcnn.train import RunFolder, evaluate, load_model
 from ditcnn.train.evaluate import evaluate_batches, mean_scores
 
@@ -147,10 +147,10 @@ def _evaluate_streamed(flags: EvalFlags, folder: Path | None) -> None:
 
 def _streamed_data_of(folder: Path | None) -> str:
     config = None if folder is None else RunFolder(folder).config
-    settings = stored_settings(config) if config is not None and config.is_file() else None
-    if settings is None or settings.data is None:
+    settings = read_settings(config) if config is not None and config.is_file() else None
+    if settings is None or settings.get("data") is None:
         raise InputError(f"{folder} does not say what it was trained on; name images with --data PATH.")
-    return settings.data
+    return settings.get("data")
 
 
 def _evaluate_in_memory(flags: EvalFlags, folder: Path) -> None:
@@ -190,8 +190,8 @@ def _data_of(flags: EvalFlags, folder: Path, classes: int) -> tuple[Path | None,
     if flags.data is not None:
         return Path(flags.data), "cifar100" if classes == 100 else "cifar10"  # where both lie at the path
     config = RunFolder(folder).config
-    settings = stored_settings(config) if config.is_file() else None
-    name = RECIPES[settings.recipe].data if settings is not None and settings.recipe in RECIPES else "imagenet"
-    if settings is None or name == "imagenet":
+    settings = read_settings(config) if config.is_file() else None
+    name = RECIPES[settings["recipe"]].data if settings is not None and settings.get("recipe") in RECIPES else "photographs"
+    if settings is None or name == "photographs":
         raise InputError(f"{folder} does not say what it was trained on; name images with --data PATH.")
-    return None if settings.data is None else Path(settings.data), name
+    return None if settings.get("data") is None else Path(settings.get("data")), name

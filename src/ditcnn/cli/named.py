@@ -103,7 +103,7 @@ def is_in_memory_run(folder: Path) -> bool:
     except (yaml.YAMLError, UnicodeDecodeError):
         return True
     recipe = RECIPES.get(str(settings.get("recipe"))) if isinstance(settings, dict) else None
-    return recipe is None or recipe.data != "imagenet"
+    return recipe is None or not recipe.streamed
 
 
 def _from_timm(name: str, pretrained: bool) -> nn.Module:

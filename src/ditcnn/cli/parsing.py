@@ -4,16 +4,15 @@ import contextlib
 import dataclasses
 import io
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import tyro
-import yaml
 
 from ditcnn.system.errors import InputError, nearest
 
-__all__ = ["flag", "given", "parse", "read_config"]
+__all__ = ["flag", "given", "names_of", "parse", "with_flags"]
 
 Flags = TypeVar("Flags")
 
@@ -32,18 +31,29 @@ def parse(
     try:
         with contextlib.redirect_stderr(box):
             base = tyro.MISSING_NONPROP if default is None else default
-            parsed, unknown = tyro.cli(flags, prog=prog, args=argv, default=base, return_unknown_args=True)
+            parsed, unknown = tyro.cli(
+                flags, prog=prog, args=argv, default=base, return_unknown_args=True, config=(tyro.conf.OmitArgPrefixes,)
+            )
     except SystemExit as stop:
         if not stop.code:
             raise
         raise InputError(f"{file}: {_text(box.getvalue())}" if file else f"{_text(box.getvalue())} {see}") from None
     if unknown:
         word = next((w for w in unknown if w.startswith("-")), unknown[0])
-        known = [flag(field.name) for field in dataclasses.fields(flags)]  # type: ignore[arg-type]
+        known = [flag(name) for name in names_of(flags)]
         kind = "flag" if word.startswith("-") else "argument"
         raise InputError(f"unknown {kind} {word}.{nearest(word.partition('=')[0], known)} {see}")
     result: Flags = parsed
     return result
+
+
+def names_of(flags: Any) -> list[str]:
+    """Return the names of a dataclass's fields, those of its groups among them."""
+    names: list[str] = []
+    for field in dataclasses.fields(flags):
+        group = field.default_factory if isinstance(field.default_factory, type) else None
+        names += names_of(group) if group is not None and dataclasses.is_dataclass(group) else [field.name]
+    return names
 
 
 def flag(name: str) -> str:
@@ -56,35 +66,13 @@ def given(name: str, argv: Sequence[str]) -> bool:
     return any(word.partition("=")[0].replace("_", "-") == flag(name) for word in argv)
 
 
-def read_config(path: Path, known: Iterable[str], positional: str) -> list[str]:
-    """Return the settings of a YAML file as a command line, so that they are checked as one.
+def with_flags(message: str) -> str:
+    """Return a message in which the fields that stand in backticks are the command line's flags.
 
-    Raises:
-        InputError: The file cannot be read, or has a key that is not ``known``.
+    >>> with_flags("`batch_size` must be above 0; got -1.")
+    '--batch-size must be above 0; got -1.'
     """
-    try:
-        settings = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}.") from None
-    if not isinstance(settings, dict):
-        raise InputError(f"{path} must hold settings as 'name: value' lines.")
-    known = list(known)
-    for name in settings:
-        if name not in known:
-            raise InputError(f"{path} has an unknown key {name!r}.{nearest(str(name), known)}")
-    argv = [str(settings.pop(positional))] if positional in settings else []
-    for name, value in settings.items():
-        argv += _as_flags(name, value)
-    return argv
-
-
-def _as_flags(name: str, value: Any) -> list[str]:
-    if isinstance(value, bool):
-        return [flag(name) if value else flag("no_" + name)]
-    values = value if isinstance(value, list) else [value]
-    return [flag(name), *map(str, values)]
+    return re.sub(r"`([a-z][a-z0-9_]*)`", lambda match: flag(match[1]), message)
 
 
 def _text(box: str) -> str:

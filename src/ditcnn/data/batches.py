@@ -1,43 +1,38 @@
 """Batches of images in memory, augmented in bulk, each image with a draw of its own."""
 
-import math
-from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ditcnn.data.images import ImageSet
-
-__all__ = ["derived_seed", "normalise", "random_crop", "random_flip", "steps_per_epoch", "train_batches"]
+__all__ = ["EpochDraws", "derived_seed", "normalise", "random_crop", "random_flip"]
 
 
-def train_batches(
-    data: ImageSet, *, batch_size: int, seed: int, epoch: int, crop_padding: int = 0, flip: bool = False, first: int = 0
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield shuffled, augmented uint8 images ``[B, C, H, W]`` and labels ``[B]``, from batch ``first`` on.
+@dataclass(frozen=True)
+class EpochDraws:
+    """The order of an epoch's images ``[N]`` and each image's draws, functions of (seed, epoch, index) alone."""
 
-    Order and draws are functions of (seed, epoch) and the image's index alone: an epoch that begins at batch k has the same
-    batches from there on. The last batch of an epoch may be smaller.
-    """
-    draw = torch.Generator().manual_seed(derived_seed(seed, epoch))
-    order = torch.randperm(len(data), generator=draw)
-    offsets = torch.randint(2 * crop_padding + 1, (len(data), 2), generator=draw)
-    flips = torch.rand(len(data), generator=draw) < 0.5
-    for batch in range(first, steps_per_epoch(len(data), batch_size)):
-        index = order[batch * batch_size : (batch + 1) * batch_size]
-        images = data.images[index]
+    order: Tensor
+    offsets: Tensor
+    """Row and column of each image's crop ``[N, 2]``, in 0..2*padding."""
+    flips: Tensor
+    """Whether each image is mirrored ``[N]``."""
+
+    @classmethod
+    def of(cls, images: int, seed: int, epoch: int, crop_padding: int) -> "EpochDraws":
+        """Draw for so many images."""
+        draw = torch.Generator().manual_seed(derived_seed(seed, epoch))
+        order = torch.randperm(images, generator=draw)
+        offsets = torch.randint(2 * crop_padding + 1, (images, 2), generator=draw)
+        return cls(order, offsets, torch.rand(images, generator=draw) < 0.5)
+
+    def crop_and_flip(self, images: Tensor, index: Tensor, crop_padding: int, flip: bool) -> Tensor:
+        """Return images ``[B, C, H, W]``, which stand at ``index`` ``[B]`` in the set, as they are drawn in the epoch."""
         if crop_padding:
-            images = random_crop(images, crop_padding, offsets[index])
-        if flip:
-            images = random_flip(images, flips[index])
-        yield images, data.labels[index]
-
-
-def steps_per_epoch(images: int, batch_size: int) -> int:
-    """Return the number of batches in an epoch, the last and smaller one included."""
-    return math.ceil(images / batch_size)
+            images = random_crop(images, crop_padding, self.offsets[index])
+        return random_flip(images, self.flips[index]) if flip else images
 
 
 def random_crop(images: Tensor, padding: int, offsets: Tensor) -> Tensor:
@@ -53,9 +48,10 @@ def random_flip(images: Tensor, flips: Tensor) -> Tensor:
 
 
 def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """Return uint8 images as float32 of (value/255 - mean)/std, per channel."""
+    """Return images as float32 of (value/255 - mean)/std, per channel; those of floats are not divided by 255."""
     shift, scale = (torch.tensor(v, device=images.device)[:, None, None] for v in (mean, std))
-    return (images.float() / 255 - shift) / scale
+    values = images.float() if images.is_floating_point() else images.float() / 255
+    return (values - shift) / scale
 
 
 def derived_seed(*numbers: int) -> int:

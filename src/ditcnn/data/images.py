@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ditcnn.system.errors import InputError
 
-__all__ = ["ImageData", "ImageSet"]
+__all__ = ["ImageData", "ImageSet", "channel_statistics", "digest_of"]
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,15 @@ class ImageSet:
 
     def __getitem__(self, index: Tensor) -> "ImageSet":
         return ImageSet(self.images[index], self.labels[index])
+
+
+def digest_of(*parts: ImageSet) -> str:
+    """Return a text that changes when an image or a label of the sets does."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part.images.contiguous().numpy().data)
+        digest.update(part.labels.contiguous().numpy().data)
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -57,11 +66,7 @@ class ImageData:
     @cached_property
     def digest(self) -> str:
         """A text that changes when an image or a label does."""
-        digest = hashlib.sha256()
-        for part in (self.train, self.test):
-            digest.update(part.images.contiguous().numpy().data)
-            digest.update(part.labels.contiguous().numpy().data)
-        return digest.hexdigest()
+        return digest_of(self.train, self.test)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

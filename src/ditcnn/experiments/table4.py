@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ditcnn.analysis.figures import COLOURS
 from ditcnn.analysis.intervals import mean_interval, paired_interval
-from ditcnn.data.split import parts_of
+from ditcnn.data.split import trained_on
 from ditcnn.experiments.context import Context
 from ditcnn.experiments.experiment import Budget, Cell, Experiment, Numbers, Plan, Row, Summary
 from ditcnn.experiments.nets import NETS, recipe_of
@@ -53,7 +53,7 @@ def _run(cell: Cell, context: Context) -> Numbers:
     if run["failed"] is not None:
         return about | {"top1": None, "of_mean": None, "of_covariance": None}
     trained, data = load_model(folder_of(run, context).path), context.images(cell["data"])
-    seen = parts_of(data, recipe_of(cell).protocol)[0]
+    seen = trained_on(data, recipe_of(cell).protocol)
     removal = measure_removal(trained, seen, data.test, progress=context.progress)
     (own,) = removal.parts.values()
     top1 = dict(zip(TREATMENTS, (removal.whole, removal.less_covariance, removal.without), strict=True))

@@ -22,6 +22,7 @@ from timm.models._features import feature_take_indices
 from timm.models._manipulate import checkpoint_seq
 from torch import Tensor, nn
 
+from ditcnn.colours import CIFAR_MEAN, CIFAR_STD
 from ditcnn.layers import Norm, QuadraticForm2d
 from ditcnn.models.pretrained import build
 
@@ -30,8 +31,6 @@ __all__ = ["CifarResNet", "DitResNet", "cifar_cfg", "create_cifar"]
 Combine = Literal["mean", "sum"]
 ConvFactory = Callable[[int, int, int, int, int], nn.Module]  # of in_channels, out_channels, kernel_size, stride, padding
 WIDTHS = (16, 32, 64)
-CIFAR_MEAN = (0.4914, 0.4822, 0.4465)
-CIFAR_STD = (0.2023, 0.1994, 0.2010)
 
 
 class BasicBlock(nn.Module):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from ditcnn.convert import quadratic_terms
 from ditcnn.data import open_data
-from ditcnn.data.split import parts_of
+from ditcnn.data.split import trained_on
 from ditcnn.experiments.removal import Removal, measure_removal
 from ditcnn.recipes import RECIPES
 from ditcnn.report.runs import Run
@@ -27,7 +27,7 @@ def removal_of(run: Run, data: Path) -> Removal | None:
     if name not in RECIPES:
         raise InputError(f"{run.folder.path} names the recipe {name}, which this ditcnn does not know. Leave out --data.")
     kind = RECIPES[name].data
-    if kind == "imagenet":
+    if kind == "photographs":
         raise InputError(
             f"{run.folder.path} is a run on ImageNet; removal is measured on images in memory. Leave out --data."
         )
@@ -37,5 +37,5 @@ def removal_of(run: Run, data: Path) -> Removal | None:
             f"{run.folder.path} was trained on {len(trained.classes)} classes of images {trained.image_shape}; "
             f"--data {data} has {len(images.classes)} of {images.image_shape}."
         )
-    seen = parts_of(images, run.settings.get("protocol", "holdout"))[0]
+    seen = trained_on(images, run.settings.get("protocol", "holdout"))
     return measure_removal(trained, seen, images.test)

@@ -16,16 +16,22 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
+from ditcnn.system.batch_norm import share_batch_norms
 from ditcnn.system.errors import InputError, RunFailed, ToldElsewhere
 from ditcnn.system.failures import explained
 
-__all__ = ["Processes"]
+__all__ = ["Processes", "rank"]
 
 Result = TypeVar("Result")
 
 # A dead process ends its connections at once, which the others notice; this is for one that hangs. The slowest thing
 # that one process does alone is writing a checkpoint.
 PATIENCE = timedelta(minutes=10)
+
+
+def rank() -> int:
+    """Return the number of this process among those that torchrun started; 0 without it."""
+    return int(os.environ["RANK"]) if "TORCHELASTIC_RUN_ID" in os.environ else 0
 
 
 @dataclass(frozen=True)
@@ -159,10 +165,17 @@ class Processes:
         dist.all_gather(rows, mine)
         return torch.stack(rows)
 
-    def wrap(self, model: nn.Module) -> nn.Module:
-        """Return the model with its gradients averaged over the processes, and the first one's weights in all."""
+    def wrap(self, model: nn.Module, shared: bool = False) -> nn.Module:
+        """Return the model with its gradients averaged over the processes, and the first one's weights in all.
+
+        Args:
+            model: The model.
+            shared: Each process has a part of one batch, over all of which batch norms are to normalise.
+        """
         if self.size == 1:
             return model
+        if shared:
+            share_batch_norms(model)
         return DistributedDataParallel(model, forward_sync_buffers=False)
 
     @staticmethod

@@ -1,12 +1,16 @@
 """Signals that ask a run to stop, as a wish that the loop grants between two steps."""
 
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
 __all__ = ["StopRequest", "Stopped", "stop_at_once"]
+
+
+_ENDS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1") if hasattr(signal, name))
 
 
 class Stopped(Exception):
@@ -19,24 +23,35 @@ class Stopped(Exception):
 
 
 class StopRequest:
-    """While in use, the first SIGTERM or SIGINT is noted in ``signum``; a second one acts as usual.
+    """While in use, the first signal that asks to end is noted in ``signum``; a second one acts as usual.
+
+    They are SIGTERM, SIGINT, SIGHUP (a terminal that closes) and SIGUSR1 (a scheduler's early warning). Outside the main
+    thread, where Python takes no signals, none is noted.
 
     Args:
-        launched: The process was started by torchrun. Then SIGUSR1, a scheduler's early warning, counts too, and further
-            signals change nothing: scheduler and torchrun both send SIGTERM, and the second must not cut the save.
+        launched: The process was started by torchrun. Then further signals change nothing: scheduler and torchrun both send
+            SIGTERM, and the second must not cut the save.
+        tell: Is told at once that the wish was heard.
     """
 
-    def __init__(self, launched: bool = False) -> None:
+    def __init__(self, launched: bool = False, tell: Callable[[str], None] = lambda message: None) -> None:
         self.signum: int | None = None
-        self.launched = launched
+        self.launched, self.tell = launched, tell
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "StopRequest":
-        for signum in (signal.SIGTERM, signal.SIGINT, *([signal.SIGUSR1] if self.launched else [])):
-            self._before[signum] = signal.signal(signum, self._note)
+        if threading.current_thread() is threading.main_thread():
+            for signum in _ENDS:
+                if (
+                    signum != getattr(signal, "SIGHUP", None) or signal.getsignal(signum) != signal.SIG_IGN
+                ):  # as nohup wants it
+                    self._before[signum] = signal.signal(signum, self._note)
         return self
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
+        if self.signum is None:
+            with suppress(Exception):  # a message is no reason to lose the run
+                self.tell(f"{signal.Signals(signum).name}: stopping after this step")
         self.signum = signum
         if not self.launched:
             self._restore()

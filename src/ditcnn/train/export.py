@@ -19,29 +19,16 @@ from ditcnn.system.errors import InputError
 from ditcnn.system.files import write_atomically
 from ditcnn.train.folder import RunFolder
 
-__all__ = ["TrainedModel", "export_model", "load_model", "save_model"]
-
-
-def export_model(
-    model: nn.Module,
-    folder: RunFolder,
-    *,
-    image_shape: Sequence[int],
-    classes: Sequence[str],
-    mean: Sequence[float],
-    std: Sequence[float],
-) -> None:
-    """Write the chosen model of a run, as `save_model` does.
-
-    Raises:
-        OSError: The disk is full or read-only.
-    """
-    data = {"input_size": tuple(image_shape), "mean": tuple(mean), "std": tuple(std), "crop_pct": 1.0}
-    save_model(model, folder.path, classes=classes, data_config=data)
+__all__ = ["TrainedModel", "load_model", "save_model"]
 
 
 def save_model(
-    model: nn.Module, folder: Path, *, classes: Sequence[str] = (), data_config: dict[str, Any] | None = None
+    model: nn.Module,
+    folder: Path,
+    *,
+    classes: Sequence[str] = (),
+    data_config: dict[str, Any] | None = None,
+    own_module: str | None = None,
 ) -> None:
     """Write ``config.json`` and ``model.safetensors`` for ``timm.create_model("local-dir:DIR", pretrained=True)``.
 

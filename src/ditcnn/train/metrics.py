@@ -3,9 +3,11 @@
 import io
 import json
 import os
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ditcnn.system.errors import InputError, reason
 from ditcnn.system.files import whole_lines, write_atomically
 
 __all__ = ["MetricsLog", "draw_curves", "read_metrics"]
@@ -15,26 +17,28 @@ class MetricsLog:
     """Appends epochs to ``metrics.jsonl``, each line synced to disk, and to TensorBoard events beside it.
 
     Args:
-        path: The file.
-        keep: Lines that the checkpoint knows; later ones are dropped, as the run will write them again.
+        path: The file; where it does not hold the lines so far it is written anew.
+        lines: The lines so far, as the checkpoint has them; later ones are dropped, as the run will write them again.
+        warn: Is told of a file that is mended.
     """
 
-    def __init__(self, path: Path, keep: int) -> None:
+    def __init__(self, path: Path, lines: Sequence[Mapping[str, Any]], warn: Callable[[str], None]) -> None:
         from torch.utils.tensorboard import SummaryWriter  # slow to import
 
-        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
-        self.count = min(keep, len(lines))
-        kept = sum(map(len, lines[: self.count]))
+        so_far = b"".join(map(_encoded, lines))
+        found = path.read_bytes() if path.exists() else b""
+        if not found.startswith(so_far):
+            warn(f"{path} is damaged or was changed; written anew from the checkpoint.")
+        if found != so_far:
+            write_atomically(path, so_far)
         self._file = path.open("ab")
-        self._file.truncate(kept)
-        self._events = SummaryWriter(str(path.parent), purge_step=self.count + 1)  # type: ignore[no-untyped-call]
+        self._events = SummaryWriter(str(path.parent), purge_step=len(lines) + 1)  # type: ignore[no-untyped-call]
 
     def write(self, line: dict[str, Any]) -> None:
         """Append a line; its numbers go to TensorBoard at step ``epoch``."""
-        self._file.write((json.dumps(line) + "\n").encode())
+        self._file.write(_encoded(line))
         self._file.flush()
         os.fsync(self._file.fileno())
-        self.count += 1
         for name, value in line.items():
             if isinstance(value, float):
                 self._events.add_scalar(name, value, line["epoch"])  # type: ignore[no-untyped-call]
@@ -45,9 +49,25 @@ class MetricsLog:
         self._events.close()  # type: ignore[no-untyped-call]
 
 
+def _encoded(line: Mapping[str, Any]) -> bytes:
+    return (json.dumps(line) + "\n").encode()
+
+
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of a ``metrics.jsonl``, without a last one that was being written when its process died."""
-    return [json.loads(line) for line in whole_lines(path.read_bytes()).splitlines()]
+    """Return the lines of a ``metrics.jsonl``, without a last one that was being written when its process died.
+
+    Raises:
+        InputError: A line is no JSON object; or the file cannot be read.
+    """
+    try:
+        lines = [json.loads(line) for line in whole_lines(path.read_bytes()).splitlines()]
+    except OSError as error:
+        raise InputError(f"{reason(error)}: a run's metrics cannot be read.") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is damaged: {error}. Go on with its run, which mends it.") from None
+    if not all(isinstance(line, dict) for line in lines):
+        raise InputError(f"{path} is damaged: a line is no JSON object. Go on with its run, which mends it.")
+    return lines
 
 
 def draw_curves(metrics: Path, picture: Path) -> None:

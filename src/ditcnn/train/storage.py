@@ -1,6 +1,7 @@
-"""Checkpoints as files: tensors, containers, numbers and text, verified when they are read."""
+"""Checkpoints as files: tensors, containers, numbers and text, with a digest of their own."""
 
 import errno
+import hashlib
 import io
 import zipfile
 from pathlib import Path
@@ -13,20 +14,26 @@ from ditcnn.system.files import write_atomically
 
 __all__ = ["Damaged", "load_state", "save_state"]
 
+_MARK = b"sha256 "
+_LENGTH = len(_MARK) + 64  # of the digest as the archive's comment, which other readers pass over
+
 
 class Damaged(Exception):
     """A checkpoint file that cannot be trusted."""
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint of tensors, containers, numbers and text."""
+    """Write a checkpoint of tensors, containers, numbers and text; its last bytes are the digest of all before."""
     buffer = io.BytesIO()  # torch.save into a full disk raises RuntimeError without the reason
     torch.save(state, buffer)
+    buffer.seek(-2, io.SEEK_END)
+    buffer.write(_LENGTH.to_bytes(2, "little"))  # the length of the zip archive's comment
+    buffer.write(_MARK + hashlib.sha256(buffer.getbuffer()).hexdigest().encode())
     write_atomically(path, buffer.getbuffer())
 
 
 def load_state(path: Path) -> dict[str, Any]:
-    """Read a checkpoint, without running code from it.
+    """Read a checkpoint, without running code from it; what is read is what was checked.
 
     Raises:
         Damaged: The file is cut off, altered or no checkpoint.
@@ -34,10 +41,9 @@ def load_state(path: Path) -> dict[str, Any]:
         MemoryError: There is too little memory for it.
     """
     try:
-        with zipfile.ZipFile(path) as archive:  # torch.load itself does not verify the checksums
-            if archive.testzip() is not None:
-                raise Damaged("its checksum does not match")
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        content = path.read_bytes()
+        _check(content)
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except (Damaged, MemoryError):
         raise
     except Exception as error:  # a damaged archive can raise anything
@@ -49,3 +55,16 @@ def load_state(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise Damaged("it holds no state")
     return state
+
+
+def _check(content: bytes) -> None:
+    body, mark = content[:-_LENGTH], content[-_LENGTH:]
+    if mark.startswith(_MARK):
+        if hashlib.sha256(body).hexdigest().encode() != mark[len(_MARK) :]:
+            raise Damaged("its digest does not match")
+        return
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:  # of an earlier version: checksums alone
+        if archive.comment:
+            raise Damaged("its digest does not match")
+        if archive.testzip() is not None or any(record.is_dir() for record in archive.infolist()):
+            raise Damaged("its checksum does not match")

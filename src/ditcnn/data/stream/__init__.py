@@ -12,17 +12,19 @@ from ditcnn.data.stream.mixing import Erase, Mix
 from ditcnn.data.stream.parts import Split, open_source
 from ditcnn.data.stream.randomness import seeded
 from ditcnn.data.stream.source import BadImage, ImageSource, decode_rgb
-from ditcnn.data.stream.transforms import EvalTransform, TrainTransform
+from ditcnn.data.stream.transforms import EvalTransform, ImageTransform, TrainTransform, WholeTransform
 
 __all__ = [
     "BadImage",
     "Erase",
     "EvalTransform",
     "ImageSource",
+    "ImageTransform",
     "Mix",
     "Split",
     "Step",
     "TrainTransform",
+    "WholeTransform",
     "decode_rgb",
     "epoch_order",
     "eval_batches_of",

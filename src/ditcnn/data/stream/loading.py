@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from ditcnn.data.batches import derived_seed
 from ditcnn.data.stream.source import BadImage, ImageSource
-from ditcnn.data.stream.transforms import EvalTransform, TrainTransform
+from ditcnn.data.stream.transforms import EvalTransform, ImageTransform
 from ditcnn.data.stream.workers import at_start, start_method
 from ditcnn.system.errors import InputError, RunFailed, reason
 
@@ -80,7 +80,7 @@ class Step:
 
 def train_batches_of(
     source: ImageSource,
-    transform: TrainTransform,
+    transform: ImageTransform,
     *,
     seed: int,
     epoch: int,
@@ -92,6 +92,7 @@ def train_batches_of(
     workers: int = 0,
     skip_bad_images: bool = False,
     bad_images: dict[str, str] | None = None,
+    finish: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> Iterator[Step]:
     """Yield an epoch's steps from ``first_step`` on.
 
@@ -111,6 +112,7 @@ def train_batches_of(
         skip_bad_images: Take the next readable image in the source's order for one that cannot be decoded. Which one that is
             depends on the files alone: all processes go on with the same images.
         bad_images: Filled with message by path of what this process skipped.
+        finish: Returns the images of a micro-batch as they are wanted, from them and their places in the set.
 
     Raises:
         InputError: Sizes that do not fit, an image that cannot be decoded or read.
@@ -123,7 +125,11 @@ def train_batches_of(
     fetch = _Fetch(source, _AtEpoch(transform, epoch), replace=skip_bad_images)
 
     def run() -> Iterator[Step]:
-        batches = _read(fetch, _Rows(own), workers, skip_bad_images, bad_images)
+        read = _read(fetch, _Rows(own), workers, skip_bad_images, bad_images)
+        batches = (
+            (images if finish is None else finish(images, row), labels)
+            for row, (images, labels) in zip(own, read, strict=False)
+        )
         try:
             for number in range(first_step, steps):
                 step = Step(number, count, batches)
@@ -131,7 +137,7 @@ def train_batches_of(
                 for _ in step:  # what was left of it, so that the next one has its own
                     pass
         finally:
-            batches.close()
+            read.close()
 
     return run()
 
@@ -161,7 +167,7 @@ def eval_batches_of(
 
 
 class _AtEpoch:
-    def __init__(self, transform: TrainTransform, epoch: int) -> None:
+    def __init__(self, transform: ImageTransform, epoch: int) -> None:
         self.transform, self.epoch = transform, epoch
 
     def __call__(self, image: Image.Image, index: int) -> Tensor:

@@ -2,16 +2,25 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from PIL import Image
 from timm.data import IMAGENET_DEFAULT_MEAN, create_transform
+from timm.data.auto_augment import augment_and_mix_transform, auto_augment_transform, rand_augment_transform
 from torch import Tensor
 
 from ditcnn.data.stream.randomness import seeded
 from ditcnn.system.errors import InputError
 
-__all__ = ["EvalTransform", "TrainTransform"]
+__all__ = ["EvalTransform", "ImageTransform", "TrainTransform", "WholeTransform"]
+
+
+class ImageTransform(Protocol):
+    """What makes of an image the pixels of an epoch."""
+
+    def __call__(self, image: Image.Image, epoch: int, index: int) -> Tensor:
+        """Return uint8 ``[C, H, W]``; the draws are a function of (seed, epoch, index)."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -107,6 +116,46 @@ class EvalTransform:
         """Return an image as uint8 ``[C, H, W]``."""
         pixels: Tensor = self._transform(image)
         return pixels
+
+
+@dataclass(frozen=True)
+class WholeTransform:
+    """An image without a random crop: augmented by timm's policy, then resized as for evaluation.
+
+    Raises:
+        InputError: timm has no such policy.
+    """
+
+    evaluation: EvalTransform
+    auto_augment: str | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _ = self._policy
+
+    @cached_property
+    def _policy(self) -> Any:
+        if self.auto_augment is None:
+            return lambda image: image
+        make = {"rand": rand_augment_transform, "augm": augment_and_mix_transform}.get(
+            self.auto_augment[:4], auto_augment_transform
+        )
+        colour = tuple(min(255, round(255 * value)) for value in self.evaluation.mean)
+        try:
+            return make(self.auto_augment, {"translate_const": int(_least(self.evaluation.size) * 0.45), "img_mean": colour})
+        except (AssertionError, KeyError, ValueError, TypeError) as error:
+            raise InputError(
+                f"timm has no augmentation {self.auto_augment!r}: {type(error).__name__} {error}".rstrip() + "."
+            ) from None
+
+    def __call__(self, image: Image.Image, epoch: int, index: int) -> Tensor:
+        """Return an RGB image as uint8 ``[3, H, W]``, as it is drawn in an epoch."""
+        with seeded(self.seed, epoch, index):
+            return self.evaluation(self._policy(image))
+
+
+def _least(size: int | tuple[int, int]) -> int:
+    return size if isinstance(size, int) else min(size)
 
 
 def _create(size: int | tuple[int, int], **options: Any) -> Any:

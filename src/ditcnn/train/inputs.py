@@ -1,0 +1,261 @@
+"""From what a user names as data - paths, torch Datasets, arrays - to the parts that a run trains on, watches and tests on."""
+
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset
+from torchvision.transforms.functional import pil_to_tensor
+
+from ditcnn.data import channel_statistics, open_data
+from ditcnn.data.datasets import DatasetSource, from_arrays
+from ditcnn.data.images import ImageSet, digest_of
+from ditcnn.data.split import hold_out, hold_out_places
+from ditcnn.data.stream import EvalTransform, ImageSource, open_source
+from ditcnn.data.stream.source import subset
+from ditcnn.recipes import RECIPES, Recipe
+from ditcnn.system.display import Display
+from ditcnn.system.errors import InputError
+from ditcnn.system.processes import Processes
+from ditcnn.train.matching import holds_small_images
+from ditcnn.train.selection import Selection, selection_of
+from ditcnn.train.sources import MemorySource, Source, StreamSource
+
+__all__ = ["Inputs", "named_data", "open_inputs"]
+
+Data = str | Path | Dataset[Any] | tuple[Any, Any] | None
+Part = ImageSet | ImageSource
+SAMPLED = 1000  # images from which mean and deviation of a streamed set are computed
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The images of a run, and the recipe with what they decide: mean, deviation and size.
+
+    Attributes:
+        recipe: The recipe, complete.
+        train: What is trained on.
+        selection: What is watched and tested on.
+        classes: Names of the classes.
+        digest: A text that tells the images from others.
+        evaluation: How images are brought to their size where they are evaluated; for images of one size, nothing to do.
+        summary: Their counts, in words.
+    """
+
+    recipe: Recipe
+    train: Source
+    selection: Selection
+    classes: tuple[str, ...]
+    digest: str
+    evaluation: EvalTransform
+    summary: str
+
+
+def named_data(data: Data) -> str | None:
+    """Return what a run's settings say of data: an absolute path, or the kind of a Python object."""
+    if data is None:
+        return None
+    if isinstance(data, str | Path):
+        prefix = str(data).partition("/")[0].lower()
+        return str(data) if prefix in ("hfds", "wds") and "/" in str(data) else str(Path(data).expanduser().absolute())
+    kind = type(data[0] if isinstance(data, tuple) else data)
+    return f"python:{kind.__module__}.{kind.__qualname__}"
+
+
+def open_inputs(
+    train: Data,
+    val: Data,
+    test: Data,
+    recipe: Recipe,
+    name: str | None,
+    given: set[str],
+    *,
+    processes: Processes,
+    size_of_model: Callable[[], int],
+    interpolation_of_model: Callable[[], str],
+    workers: int,
+    skip_bad_images: bool,
+    display: Display,
+) -> Inputs:
+    """Open the data; every process must see the same.
+
+    Args:
+        train, val, test: As of `ditcnn.fit`.
+        recipe: The recipe so far.
+        name: Its name, which says what data it is for.
+        given: The settings that were asked for.
+        processes: Those that train together.
+        size_of_model, interpolation_of_model: What the model's name says of its images.
+        workers, skip_bad_images: Of streamed images.
+        display: Is told what was decided.
+
+    Raises:
+        InputError: There is nothing to read, it is damaged, or the parts do not fit each other.
+    """
+    parts = _open_parts(train, val, test, recipe, name, processes)
+    _tell_absent(parts.val or parts.test, display)
+    digest = processes.on_all(lambda: _digest(parts))
+    expected = processes.on_first(lambda: digest)
+    processes.on_all(lambda: _refuse_other(digest, expected))
+    held_out: Part | None = None
+    if recipe.protocol == "holdout" and parts.val is None:
+        whole = parts.train
+        if isinstance(whole, ImageSet):
+            kept, held_out = hold_out(whole)
+        else:
+            places = hold_out_places(torch.from_numpy(whole.labels))
+            kept, held_out = subset(whole, places[0].numpy()), subset(whole, places[1].numpy())
+        parts = replace(parts, train=kept, whole=whole)
+    recipe = _with_statistics(recipe, parts, given, display.say)
+    streamed = not isinstance(parts.train, ImageSet)
+    if skip_bad_images and not streamed:
+        raise InputError("`skip_bad_images` has no effect on images in memory; leave it out.")
+    if streamed:
+        size = recipe.img_size or (None if parts.size else size_of_model())
+        shape = parts.size if size is None else (3, size, size)
+        interpolation = recipe.interpolation or interpolation_of_model()
+    else:
+        assert isinstance(parts.train, ImageSet)
+        shape = tuple(parts.train.images.shape[1:])
+        interpolation = recipe.interpolation or "bicubic"
+    evaluation = EvalTransform(
+        shape[1] if shape[1] == shape[2] else (shape[1], shape[2]),
+        crop_pct=recipe.crop_pct,
+        crop_mode="center" if streamed else "squash",
+        interpolation=interpolation,
+        mean=recipe.mean if len(recipe.mean) == 3 else (0.5, 0.5, 0.5),
+    )
+
+    def source(part: Part | None) -> Source | None:
+        if part is None:
+            return None
+        if isinstance(part, ImageSet):
+            return MemorySource(part, parts.classes, recipe, where=parts.where)
+        return StreamSource(part, recipe, shape, evaluation, workers=workers, skip_bad_images=skip_bad_images)
+
+    trained = processes.on_all(lambda: source(parts.train))
+    assert trained is not None
+    selection = selection_of(recipe.protocol, source(held_out), source(parts.val), source(parts.test))
+    tested = selection.test
+    counts = f"{len(trained)} training images, {len(selection.watched)} {selection.name}"
+    if tested is not None and tested is not selection.watched:
+        counts += f", {len(tested)} test"
+    return Inputs(recipe, trained, selection, parts.classes, digest, evaluation, f"{counts}, {len(parts.classes)} classes")
+
+
+@dataclass(frozen=True)
+class _Parts:
+    train: Part
+    val: Part | None
+    test: Part | None
+    classes: tuple[str, ...]
+    where: str
+    size: tuple[int, int, int] | None = None  # (C, H, W) of images that are all of one
+    whole: Part | None = None  # train with what is held out
+
+
+def _open_parts(train: Data, val: Data, test: Data, recipe: Recipe, name: str | None, processes: Processes) -> _Parts:
+    """Open what is named; the data of a name alone have a second part, which is val in the protocol ``last``, else test."""
+    if val is None and test is None and (train is None or isinstance(train, str | Path)):
+        return _open_set(train, recipe, name, processes)
+    opened = {part: _open_part(data, part, processes) for part, data in (("train", train), ("val", val), ("test", test))}
+    first = opened["train"]
+    if first is None:
+        raise InputError("name the images to train on.")
+    kinds = {isinstance(part, ImageSet) for part in opened.values() if part is not None}
+    if len(kinds) > 1:
+        raise InputError("train, val and test must be of one kind: all arrays, or all paths and Datasets.")
+    if isinstance(first, ImageSet):
+        count = max(int(part.labels.max()) for part in opened.values() if isinstance(part, ImageSet)) + 1
+        shapes = {tuple(part.images.shape[1:]) for part in opened.values() if isinstance(part, ImageSet)}
+        if len(shapes) > 1:
+            raise InputError(f"images of all parts must be of one size; got {' and '.join(map(str, sorted(shapes)))}.")
+        return _Parts(first, opened["val"], opened["test"], tuple(map(str, range(count))), "the images")
+    size = tuple(_values(first.read(0)[0]).shape) if isinstance(first, DatasetSource) else None
+    return _Parts(first, opened["val"], opened["test"], first.classes, first.where, size)
+
+
+def _open_set(data: Any, recipe: Recipe, name: str | None, processes: Processes) -> _Parts:
+    kind = RECIPES[name].data if name is not None else None
+    if kind == "photographs" or (kind is None and not holds_small_images(data)):
+        train = processes.on_all(lambda: open_source(data, "train"))
+        other = processes.on_all(lambda: open_source(data, "val", classes=train.classes))
+        last = recipe.protocol == "last"
+        return _Parts(train, other if last else None, None if last else other, train.classes, train.where)
+    path = None if data is None else Path(data).expanduser()
+    images = processes.on_all(lambda: open_data(path, kind or "cifar10"))
+    where = str(path or name)
+    if recipe.protocol == "last":
+        return _Parts(images.train, images.test, None, images.classes, where)
+    return _Parts(images.train, None, images.test, images.classes, where)
+
+
+def _open_part(data: Data, part: str, processes: Processes) -> Part | None:
+    if data is None:
+        return None
+    if isinstance(data, tuple):
+        if len(data) != 2:
+            raise InputError(f"{part} must be a pair (images, labels); got {len(data)} values.")
+        return from_arrays(*data)
+    if isinstance(data, str | Path):
+        return processes.on_all(lambda: _named_part(data, part))
+    return processes.on_all(lambda: DatasetSource(data))
+
+
+def _named_part(data: str | Path, part: str) -> ImageSource:
+    try:
+        return open_source(data, "train" if part == "train" else "val")
+    except InputError:
+        if part != "train":
+            raise
+        return open_source(data, "val")  # class folders that stand alone
+
+
+def _digest(parts: _Parts) -> str:
+    known = [part for part in (parts.train, parts.val, parts.test) if part is not None]
+    if all(isinstance(part, ImageSet) for part in known):
+        return digest_of(*(part for part in known if isinstance(part, ImageSet)))
+    return " ".join(part.digest for part in known if isinstance(part, ImageSource))
+
+
+def _refuse_other(digest: str, expected: str) -> None:
+    if digest != expected:
+        raise InputError(f"{socket.gethostname()}: it sees other images than the first process.")
+
+
+def _tell_absent(part: Part | None, display: Display) -> None:
+    if isinstance(part, ImageSource) and (absent := part.absent):
+        display.warn(f"val has no image of {len(absent)} of the {len(part.classes)} classes ({absent[0]}, ...).")
+
+
+def _with_statistics(recipe: Recipe, parts: _Parts, given: set[str], say: Callable[[str], None]) -> Recipe:
+    """Return the recipe with the training images' mean and deviation where it has none for so many channels."""
+    images = parts.whole or parts.train
+    channels = images.images.shape[1] if isinstance(images, ImageSet) else 3 if parts.size is None else parts.size[0]
+    if len(recipe.mean) == channels:
+        return recipe
+    if recipe.mean and "mean" in given:
+        raise InputError(f"`mean` has {len(recipe.mean)} values, the images {channels} channels.")
+    mean, std = channel_statistics(images) if isinstance(images, ImageSet) else _statistics_of_some(images)
+    say(f"normalising with the training images' mean {mean} and deviation {std}")
+    return replace(recipe, mean=mean, std=std)
+
+
+def _statistics_of_some(source: ImageSource) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and deviation per channel, in 0..1, of images spread over a source; those of floats as they are."""
+    first = second = torch.zeros(1, dtype=torch.float64)
+    count = 0
+    for index in torch.linspace(0, len(source) - 1, min(len(source), SAMPLED)).long().tolist():
+        pixels = _values(source.read(index)[0]).flatten(1)
+        first, second, count = first + pixels.sum(1), second + pixels.square().sum(1), count + pixels.shape[1]
+    mean = first / count
+    std = (second / count - mean.square()).clamp(min=0).sqrt()
+    return tuple(round(v, 4) for v in mean.tolist()), tuple(max(round(v, 4), 1e-4) for v in std.tolist())
+
+
+def _values(image: Any) -> torch.Tensor:
+    """Return an image's values, float64 ``[C, H, W]``."""
+    return image.double() if isinstance(image, torch.Tensor) else pil_to_tensor(image).double() / 255
