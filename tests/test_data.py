@@ -135,7 +135,7 @@ def test_a_pickle_that_wants_code_is_refused_unrun(tmp_path):
     root = write_cifar10(tmp_path / "root")
     batch = root / "cifar-10-batches-py" / "data_batch_2"
     batch.write_bytes(pickle.dumps({"data": Touch(tmp_path / "owned"), "labels": []}))
-    with pytest.raises(InputError, match=r"data_batch_2 is refused: it wants \w+.mkdir"):
+    with pytest.raises(InputError, match=r"data_batch_2 is refused: it wants '\w+.mkdir'"):
         open_data(root, "cifar10")
     assert not (tmp_path / "owned").exists()
 
@@ -270,10 +270,10 @@ def test_images_of_two_sizes_are_told(tmp_path):
 def test_a_damaged_archive_is_named(tmp_path):
     archive = write_tar(write_class_folders(tmp_path / "images"), tmp_path / "images.tar.gz")
     archive.write_bytes(archive.read_bytes()[:200])
-    with pytest.raises(InputError, match=r"images\.tar\.gz is not a readable \.tar or \.tar\.gz"):
+    with pytest.raises(InputError, match=r"images\.tar\.gz is no whole tar archive"):
         open_data(archive, "cifar10")
     archive.write_text("text")
-    with pytest.raises(InputError, match=r"not a readable \.tar"):
+    with pytest.raises(InputError, match=r"no whole tar archive"):
         open_data(archive, "cifar10")
 
 
@@ -305,7 +305,7 @@ def test_a_damaged_header_in_the_middle_of_an_archive_is_not_its_end(tmp_path):
         last = tar.getmembers()[-1]
     content[last.offset + 3] ^= 1
     archive.write_bytes(content)
-    with pytest.raises(InputError, match=r"images\.tar is damaged after 9 files"):
+    with pytest.raises(InputError, match=r"images\.tar is no whole tar archive: it is damaged at byte 29,184"):
         open_data(archive, "cifar10")
 
 

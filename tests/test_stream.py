@@ -32,6 +32,7 @@ from ditcnn.data.stream import (
     train_batches_of,
 )
 from ditcnn.data.stream.folders import FolderSource
+from ditcnn.data.stream.source import subset
 from ditcnn.system.errors import InputError
 from tests.conftest import until
 
@@ -154,10 +155,33 @@ def test_the_validation_part_has_timms_other_names(tmp_path, name):
     assert len(open_source(write_images(tmp_path, val_name=name), "val")) == 9
 
 
-def test_class_folders_alone_are_a_validation_part_but_none_to_train_on(images):
-    assert len(open_source(images / "val", "val")) == 9
-    with pytest.raises(InputError, match="holds no part 'train'"):
-        open_source(images / "val", "train")
+@pytest.mark.parametrize("form", ["folder", "tar", "tar of a folder"])
+def test_class_folders_alone_are_split_by_a_hash_of_their_names_and_it_is_said(images, tmp_path, form):
+    data = images / "train"
+    if form != "folder":
+        data = write_tar(tmp_path / "t.tar", images / "train", "" if form == "tar" else "outer")
+    train, val, whole = (open_source(data, part) for part in ("train", "val", "all"))
+    names = [{Path(part.path(i)).name for i in range(len(part))} for part in (train, val, whole)]
+    assert names[0] | names[1] == names[2]
+    assert not names[0] & names[1]
+    assert (len(train), len(val)) == (12, 3)  # one of each class
+    assert train.classes == val.classes == CLASSES
+    assert "3 of its 15 images, chosen by a hash of their names, are val" in train.notes[0]
+    assert train.notes == val.notes
+    assert names[1] == {Path(p.path(i)).name for p in [open_source(images / "train", "val")] for i in range(3)}
+    assert train.digest != val.digest
+
+
+def test_a_part_of_a_source_reads_the_images_that_it_names(images):
+    source = open_source(images, "train")
+    part = subset(source, [7, 2], "why")
+    assert [everything(part)[k] == everything(source)[i] for k, i in enumerate((7, 2))] == [True, True]
+    assert [part.path(0), part.classes, part.notes[-1]] == [source.path(7), source.classes, "why"]
+    assert part.digest == subset(source, np.array([7, 2])).digest != subset(source, [2, 7]).digest
+    assert len(subset(source, source.labels == 1)) == 5
+    for wrong in ([], [15], [-1], [0.5], [[1]], [True]):
+        with pytest.raises(InputError):
+            subset(source, wrong)
 
 
 def test_a_set_without_a_validation_part_is_not_validated_on_its_training_images(tmp_path, images):
@@ -181,14 +205,26 @@ def test_labels_of_val_are_those_of_train_when_val_lacks_a_class(own_images):
     assert val.absent == (CLASSES[0],)
 
 
-def test_images_a_folder_deeper_are_not_one_class(tmp_path):
-    for name in CLASSES:
-        (tmp_path / "set" / "train" / name / "images").mkdir(parents=True)
-        picture(0).save(tmp_path / "set" / "train" / name / "images" / "0.JPEG")
-    archive = write_tar(tmp_path / "set.tar", tmp_path / "set")
-    for data in (tmp_path / "set", archive):
-        with pytest.raises(InputError, match=r"would be one class, 'images'; images must lie as <class>/<image>"):
-            open_source(data, "train")
+@pytest.mark.parametrize("packed", [False, True])
+def test_folders_below_a_class_are_of_that_class(own_images, tmp_path, packed):
+    first, second, _ = (own_images / "train" / name for name in CLASSES)
+    (first / "images").mkdir()  # as Tiny ImageNet has it
+    for path in first.glob("*.JPEG"):
+        path.rename(first / "images" / path.name)
+    (second / "more" / "still").mkdir(parents=True)
+    (second / f"{CLASSES[1]}_2.JPEG").rename(second / "more" / "still" / f"{CLASSES[1]}_2.JPEG")
+    source = open_source(write_tar(tmp_path / "s.tar", own_images) if packed else own_images, "train")
+    assert source.classes == CLASSES
+    assert np.bincount(source.labels).tolist() == [5, 5, 5]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_folder_of_several_folders_of_images_is_neither_one_class_nor_many(own_images, tmp_path, packed):
+    (own_images / "train" / "animals").mkdir()
+    for name in CLASSES[:2]:
+        (own_images / "train" / name).rename(own_images / "train" / "animals" / name)
+    with pytest.raises(InputError, match=f"animals holds no image itself but the folders {CLASSES[0]} and {CLASSES[1]}"):
+        open_source(write_tar(tmp_path / "s.tar", own_images) if packed else own_images, "train")
 
 
 def test_a_class_may_be_called_train(tmp_path):
@@ -227,7 +263,7 @@ def test_an_archive_that_is_cut_off_is_an_error(images, tmp_path, where):
     archive = write_tar(tmp_path / "set.tar", images)
     content = archive.read_bytes().rstrip(b"\0")
     archive.write_bytes(content[: int(where * len(content))])
-    with pytest.raises(InputError, match=r"set\.tar is not a whole tar: unexpected end of data"):
+    with pytest.raises(InputError, match=r"set\.tar is no whole tar archive"):
         open_source(archive, "train")
 
 
@@ -271,18 +307,34 @@ def test_a_part_of_shards_is_a_word_of_their_names(images, tmp_path):
     assert [len(open_source(f"wds/{tmp_path}", part)) for part in ("train", "val")] == [2, 2]
 
 
-@pytest.mark.parametrize("what", ["hard link", "two archives"])
-def test_images_that_an_archive_does_not_hold_where_they_are_named_are_told(images, tmp_path, what):
+def test_archives_that_were_put_together_by_cat_are_told(images, tmp_path):
     archive = write_tar(tmp_path / "set.tar", images)
-    if what == "two archives":
-        archive.write_bytes(archive.read_bytes() * 2)
-    else:
-        with tarfile.open(archive, "a") as tar:
-            link = tarfile.TarInfo(f"train/{CLASSES[0]}/link.JPEG")
-            link.type, link.linkname = tarfile.LNKTYPE, f"train/{CLASSES[0]}/{CLASSES[0]}_0.JPEG"
-            tar.addfile(link)
-    with pytest.raises(InputError, match="hard link" if what == "hard link" else "put together by cat"):
+    archive.write_bytes(archive.read_bytes() * 2)
+    with pytest.raises(InputError, match="put together by cat"):
         open_source(archive, "train")
+
+
+def add_link(archive: Path, name: str, target: str, kind: bytes = tarfile.SYMTYPE) -> None:
+    with tarfile.open(archive, "a") as tar:
+        link = tarfile.TarInfo(name)
+        link.type, link.linkname = kind, target
+        tar.addfile(link)
+
+
+def test_links_in_an_archive_are_read_where_they_lead_to_a_file_of_it_and_counted_elsewhere(images, tmp_path):
+    archive = write_tar(tmp_path / "set.tar", images)
+    add_link(archive, f"train/{CLASSES[0]}/9.JPEG", f"train/{CLASSES[1]}/{CLASSES[1]}_1.JPEG", tarfile.LNKTYPE)
+    add_link(archive, f"train/{CLASSES[0]}/10.JPEG", f"../../val/{CLASSES[1]}/{CLASSES[1]}_1.JPEG")
+    add_link(archive, f"train/{CLASSES[0]}/11.JPEG", "10.JPEG")
+    add_link(archive, f"train/{CLASSES[0]}/12.JPEG", "/etc/passwd")
+    add_link(archive, f"train/{CLASSES[0]}/13.JPEG", "13.JPEG")
+    source = open_source(archive, "train")
+    pixels = {Path(source.path(i)).name: np.asarray(source.read(i)[0]).tobytes() for i in range(len(source))}
+    assert len(pixels) == 18
+    assert pixels["9.JPEG"] == pixels[f"{CLASSES[1]}_1.JPEG"]
+    assert pixels["10.JPEG"] == pixels["11.JPEG"] != pixels["9.JPEG"]
+    (note,) = source.notes
+    assert note.startswith(f"2 links to no file of the archive left out, train/{CLASSES[0]}/12.JPEG -> /etc/passwd first")
 
 
 def test_sets_of_the_hub_need_their_package(monkeypatch, images):
@@ -322,7 +374,7 @@ class HubReader:
     [
         (
             dict(labels=[0, 1], column="fine_label"),
-            "hfds/set/train has the columns image, fine_label; it needs image and label",
+            "hfds/set/train has the columns image, fine_label, and no label: name the columns",
         ),
         (dict(labels=[-1, -1], names=("cat", "dog")), "labels from -1 to -1, but there are 2 classes"),
         (dict(labels=[0, 2], names=("cat", "dog")), "labels from 0 to 2, but there are 2 classes"),
@@ -331,13 +383,13 @@ class HubReader:
     ],
 )
 def test_a_set_of_the_hub_without_labels_is_told(monkeypatch, reader, message):
-    monkeypatch.setattr("ditcnn.data.stream.hub.create_reader", lambda name, split: HubReader(split, **reader))
+    monkeypatch.setattr("ditcnn.data.stream.hub.create_reader", lambda name, split, **_: HubReader(split, **reader))
     with pytest.raises(InputError, match=message):
         open_source("hfds/set", "train")
 
 
 def test_a_set_of_the_hub_is_read_through_timms_reader(monkeypatch):
-    def reader(name, split):
+    def reader(name, split, **columns):
         if split != "validation":
             raise ValueError(f"Unknown split {split!r}.")
         return HubReader(split, [1, 0], ("cat", "dog"))

@@ -98,7 +98,7 @@ def _evaluate_streamed(flags: EvalFlags, folder: Path | None) -> None:
         raise InputError(f"name images to test {flags.model} on with --data PATH.")
     named = open_named(flags.model, pretrained=flags.pretrained, image_size=flags.image_size, crop_pct=flags.crop_pct)
     data = _streamed_data_of(folder) if flags.data is None else flags.data
-    source = open_source(data, "val")
+    source = open_source(data, "val" if flags.data is None else "all")
     if named.channels != 3:
         raise InputError(f"{flags.model} takes images of {named.channels} channels; class folders are read as RGB.")
     outputs = torch.tensor(match_classes(source.classes, named.classes, named.outputs))

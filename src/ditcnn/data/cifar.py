@@ -1,7 +1,5 @@
 """CIFAR-10 and CIFAR-100 as their authors publish them: pickles of arrays, in torchvision's folders."""
 
-import io
-import pickle
 import urllib.error
 from pathlib import Path
 from typing import Any, Literal
@@ -13,10 +11,12 @@ from torchvision.datasets.utils import check_integrity, download_and_extract_arc
 
 from ditcnn.data.files import Files
 from ditcnn.data.images import ImageData, ImageSet
+from ditcnn.data.pickles import Refused, read_pickle
 from ditcnn.system.errors import InputError
 
 __all__ = ["CifarName", "cifar_in", "download_cifar", "read_cifar"]
 
+MAX_BYTES = 2**28  # CIFAR-100's training part has 155 MB
 CifarName = Literal["cifar10", "cifar100"]
 _SOURCES: dict[CifarName, type[CIFAR10]] = {"cifar10": CIFAR10, "cifar100": CIFAR100}
 
@@ -45,7 +45,7 @@ def download_cifar(root: Path, kind: CifarName) -> None:
 
 
 def read_cifar(files: Files, kind: CifarName) -> ImageData:
-    """Read a set without trusting its pickles: nothing but arrays, containers, text and numbers is unpickled.
+    """Read a set without trusting its pickles, see `read_pickle`.
 
     Raises:
         InputError: A file is missing, damaged, or holds anything else.
@@ -54,16 +54,22 @@ def read_cifar(files: Files, kind: CifarName) -> ImageData:
     folder = _folder(files, kind)
     if folder is None:
         raise InputError(f"{files.path} holds no {source.base_folder}.")
+    batches = [[folder + name for name, _ in part] for part in (source.train_list, source.test_list)]
+    meta_name = folder + source.meta["filename"]
+    for name in (*batches[0], *batches[1], meta_name):
+        if name not in files.names:
+            raise InputError(f"{files.where(name)} is missing.")
+    content = dict(files.read_all([*batches[0], *batches[1], meta_name], MAX_BYTES))
     sets = []
-    for batches in (source.train_list, source.test_list):
-        parts = [_read_batch(files, folder + name) for name, _ in batches]
+    for names in batches:
+        parts = [_batch(content.pop(name), files.where(name)) for name in names]
         images = torch.from_numpy(np.concatenate([images for images, _ in parts]).reshape(-1, 3, 32, 32))
         sets.append(ImageSet(images, torch.tensor([label for _, labels in parts for label in labels])))
-    meta = _unpickle(files, folder + source.meta["filename"])
+    meta = _unpickle(content[meta_name], files.where(meta_name))
     key = source.meta["key"]
     if not isinstance(meta, dict) or not isinstance(meta.get(key), list):
-        raise InputError(f"{files.where(folder + source.meta['filename'])} holds no list {key!r} of class names.")
-    return ImageData(sets[0], sets[1], tuple(str(name) for name in meta[key]))
+        raise InputError(f"{files.where(meta_name)} holds no list {key!r} of class names.")
+    return ImageData(sets[0], sets[1], tuple(str(name) for name in meta[key]), files.notes)
 
 
 def _folder(files: Files, kind: CifarName) -> str | None:
@@ -73,8 +79,8 @@ def _folder(files: Files, kind: CifarName) -> str | None:
     return next((f for f in (source.base_folder + "/", "") if f + first in files.names), None)
 
 
-def _read_batch(files: Files, name: str) -> tuple[Any, list[int]]:
-    batch = _unpickle(files, name)
+def _batch(content: bytes, where: str) -> tuple[Any, list[int]]:
+    batch = _unpickle(content, where)
     if isinstance(batch, dict):
         images: Any = batch.get("data")
         labels: Any = batch.get("labels", batch.get("fine_labels"))
@@ -82,33 +88,13 @@ def _read_batch(files: Files, name: str) -> tuple[Any, list[int]]:
         of_bytes = of_bytes and all(type(label) is int and 0 <= label < 100 for label in labels)
         if of_bytes and images.shape == (len(labels), 3072):
             return images, labels
-    raise InputError(
-        f"{files.where(name)} is not a CIFAR batch: it needs 'data', uint8 of [N, 3072], and N 'labels' (integers)."
-    )
+    raise InputError(f"{where} is not a CIFAR batch: it needs 'data', uint8 of [N, 3072], and N 'labels' (integers).")
 
 
-def _unpickle(files: Files, name: str) -> Any:
-    if name not in files.names:
-        raise InputError(f"{files.where(name)} is missing.")
+def _unpickle(content: bytes, where: str) -> Any:
     try:
-        return _ArrayUnpickler(io.BytesIO(files.read(name)), encoding="latin1").load()
-    except _Refused as error:
-        raise InputError(f"{files.where(name)} is refused: {error}.") from None
+        return read_pickle(content)
+    except Refused as error:
+        raise InputError(f"{where} is refused: {error}.") from None
     except Exception as error:  # a damaged pickle can raise anything
-        raise InputError(f"{files.where(name)} is damaged: {error}.") from None
-
-
-class _Refused(Exception):
-    pass
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """An unpickler that makes NumPy arrays and what pickle has opcodes for (dicts, lists, text, bytes, numbers)."""
-
-    _MODULES = ("numpy", "numpy.core.multiarray", "numpy._core.multiarray", "numpy.core.numeric", "numpy._core.numeric")
-    _NAMES = ("ndarray", "dtype", "_reconstruct", "_frombuffer", "scalar")
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module in self._MODULES and name in self._NAMES) or (module, name) == ("_codecs", "encode"):
-            return super().find_class(module, name)
-        raise _Refused(f"it wants {module}.{name}, and a data file may hold arrays, lists, text and numbers only")
+        raise InputError(f"{where} is damaged: {' '.join(str(error).split()) or type(error).__name__}.") from None

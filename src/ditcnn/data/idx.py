@@ -1,21 +1,29 @@
 """IDX files, the format of MNIST and its kin."""
 
 import gzip
+import io
 import math
 import re
 import zlib
+from typing import IO, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ditcnn.data.archives import check_size
 from ditcnn.data.files import Files, only_parent
 from ditcnn.data.images import ImageData, ImageSet
 from ditcnn.system.errors import InputError
 
-__all__ = ["has_idx", "read_idx"]
+__all__ = ["has_idx", "idx_files", "idx_shape", "read_array", "read_idx"]
 
-_NAME = re.compile(r"(?P<parent>.*/)?(?P<part>train|t10k|test)-(?P<kind>images|labels)[-.]idx[13]-ubyte(?:\.gz)?")
+MAX_BYTES = 2**30  # EMNIST's largest part has 547 MB
+# The set's name stands before EMNIST's parts. Some archives put each file into a folder of its own name.
+_NAME = re.compile(
+    r"(?P<parent>.*/)?(?P<set>emnist-[a-z]+-)?(?P<part>train|t10k|test)-(?P<kind>images|labels)[-.]idx[13]-ubyte(?:\.gz)?"
+)
+_OWN_FOLDER = re.compile(r"[a-z0-9-]*(?:images|labels)[-.]idx[13]-ubyte(?:\.gz)?/\Z")
 
 
 def has_idx(files: Files) -> bool:
@@ -23,43 +31,95 @@ def has_idx(files: Files) -> bool:
     return any((m := _NAME.fullmatch(name)) and m["kind"] == "images" for name in files.names)
 
 
+def idx_files(files: Files) -> dict[tuple[str, str], str]:
+    """Return (part, kind) -> name of the IDX files of one set: ``("train", "images")`` and so on, ``test`` for ``t10k`` too.
+
+    Raises:
+        InputError: There are several sets.
+    """
+    # Plain before gzipped where both lie, as torchvision leaves them.
+    matches = [m for name in reversed(files.names) if (m := _NAME.fullmatch(name))]
+    only_parent({_OWN_FOLDER.sub("", m["parent"] or "") for m in matches}, files.path, "IDX files")
+    if len(sets := {m["set"] or "" for m in matches}) > 1:
+        names = ", ".join(sorted(name.rstrip("-") or "files without a name before them" for name in sets))
+        raise InputError(
+            f"{files.path} holds several sets of IDX files: {names}. Put the one that is meant into a folder alone."
+        )
+    return {("train" if m["part"] == "train" else "test", m["kind"]): m.string for m in matches}
+
+
 def read_idx(files: Files) -> ImageData:
     """Read ``train-images-idx3-ubyte``, ``t10k-labels-idx1-ubyte`` and so on, gzipped or not; classes are the labels.
+
+    EMNIST's files (``emnist-balanced-train-images-idx3-ubyte``) hold each image with rows and columns exchanged; it is put
+    upright here, which its own readers, torchvision's too, leave to the user.
 
     Raises:
         InputError: One of the four files is missing or damaged.
     """
-    # Plain before gzipped where both lie, as torchvision leaves them.
-    matches = [m for name in reversed(files.names) if (m := _NAME.fullmatch(name))]
-    only_parent({m["parent"] or "" for m in matches}, files.path, "IDX files")
-    found = {(m["part"], m["kind"]): m.string for m in matches}
-    test = "test" if ("test", "images") in found else "t10k"
+    found = idx_files(files)
     arrays = {}
-    for part in ("train", test):
+    for part in ("train", "test"):
         for kind, dimensions in (("images", 3), ("labels", 1)):
             if (part, kind) not in found:
-                raise InputError(f"{files.path} lacks {part}-{kind}-idx{dimensions}-ubyte beside its other IDX files.")
-            name = found[part, kind]
-            arrays[part, kind] = _parse(files.read(name), dimensions, files.where(name))
-    names = torch.cat([arrays["train", "labels"], arrays[test, "labels"]]).unique()
+                wanted = {"train": "train", "test": "t10k"}[part]
+                raise InputError(f"{files.path} lacks {wanted}-{kind}-idx{dimensions}-ubyte beside its other IDX files.")
+            arrays[part, kind] = read_array(files, found[part, kind], dimensions)
+    names = torch.cat([arrays["train", "labels"], arrays["test", "labels"]]).unique()
+    notes = files.notes
+    if "emnist-" in found["train", "images"].rpartition("/")[2]:
+        notes += ("EMNIST's images lie with rows and columns exchanged; they are put upright",)
+        for part in ("train", "test"):
+            arrays[part, "images"] = arrays[part, "images"].transpose(1, 2).contiguous()
     train_set, test_set = (
         ImageSet(arrays[part, "images"].unsqueeze(1), torch.searchsorted(names, arrays[part, "labels"]))
-        for part in ("train", test)
+        for part in ("train", "test")
     )
-    return ImageData(train_set, test_set, tuple(str(int(n)) for n in names))
+    return ImageData(train_set, test_set, tuple(str(int(n)) for n in names), notes)
 
 
-def _parse(content: bytes, dimensions: int, where: str) -> Tensor:
-    """Return the array of an IDX file: two zero bytes, type 8 (uint8), dimensions, each size as big-endian int32, data."""
+def idx_shape(start: bytes, where: str) -> list[int]:
+    """Return the sizes that the first bytes of an IDX file say, gzipped or not; errors as those of `read_idx`."""
+    with _unzipped(start, where) as file:
+        return _shape(file, where)
+
+
+def read_array(files: Files, name: str, dimensions: int) -> Tensor:
+    """Return the array of an IDX file: two zero bytes, type 8 (uint8), dimensions, each size as big-endian int32, data.
+
+    Raises:
+        InputError: It is damaged, has other dimensions, or more than `MAX_BYTES`.
+    """
+    content, where = files.read(name, MAX_BYTES), files.where(name)
+    with _unzipped(content, where) as file:
+        try:
+            shape = _shape(file, where)
+            if len(shape) != dimensions:
+                plural = "s" if dimensions > 1 else ""
+                raise InputError(f"{where} is not an IDX file of bytes in {dimensions} dimension{plural}.")
+            size = math.prod(shape)
+            check_size(f"{where}, as its header says {shape},", size, MAX_BYTES)
+            data = file.read(size)
+            if len(data) != size or file.read(1):  # the latter reads a gzipped file's checksum, too
+                raise InputError(f"{where} holds {'more' if len(data) == size else len(data)} bytes of data where its "
+                                 f"header says {shape}.")  # fmt: skip
+        except (OSError, EOFError, zlib.error) as error:
+            raise InputError(f"{where} is not a readable gzip file: {error}.") from None
+    return torch.from_numpy(np.frombuffer(data, np.uint8).reshape(shape).copy())
+
+
+def _unzipped(content: bytes, where: str) -> IO[bytes]:
+    file = io.BytesIO(content)
+    return cast("IO[bytes]", gzip.GzipFile(fileobj=file)) if content[:2] == b"\x1f\x8b" else file
+
+
+def _shape(file: IO[bytes], where: str) -> list[int]:
     try:
-        if content[:2] == b"\x1f\x8b":
-            content = gzip.decompress(content)
+        start = file.read(4)
+        sizes = file.read(4 * start[3]) if start[:3] == b"\0\0\x08" and len(start) == 4 else b""
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{where} is not a readable gzip file: {error}.") from None
-    header = 4 + 4 * dimensions
-    if len(content) < header or content[:4] != bytes([0, 0, 8, dimensions]):
-        raise InputError(f"{where} is not an IDX file of bytes in {dimensions} dimension{'s' if dimensions > 1 else ''}.")
-    shape = np.frombuffer(content[4:header], ">u4").tolist()
-    if len(content) - header != math.prod(shape):
-        raise InputError(f"{where} holds {len(content) - header} bytes of data where its header says {shape}.")
-    return torch.from_numpy(np.frombuffer(content, np.uint8, offset=header).reshape(shape).copy())
+    if not sizes or len(sizes) != 4 * start[3]:
+        raise InputError(f"{where} is not an IDX file of bytes.")
+    shape: list[int] = np.frombuffer(sizes, ">u4").tolist()
+    return shape

@@ -14,6 +14,7 @@ from ditcnn.system.errors import InputError
 
 __all__ = ["Devkit", "read_devkit"]
 
+_MAX_BYTES = 2**24
 _META = "data/meta.mat"
 _GROUND_TRUTH = "data/ILSVRC2012_validation_ground_truth.txt"
 
@@ -39,9 +40,9 @@ def read_devkit(path: Path) -> Devkit:
     """
     files = open_files(path)
     meta, truth = (_find(files, name) for name in (_META, _GROUND_TRUTH))
-    by_id, train_images = _classes(files.read(meta), files.where(meta))
+    by_id, train_images = _classes(files.read(meta, _MAX_BYTES), files.where(meta))
     val_wnids = []
-    for number, line in enumerate(files.read(truth).split(), start=1):
+    for number, line in enumerate(files.read(truth, _MAX_BYTES).split(), start=1):
         wnid = by_id.get(int(line)) if line.isdigit() else None
         if wnid is None:
             text = line.decode(errors="replace")

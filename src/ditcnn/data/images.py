@@ -9,7 +9,9 @@ from torch import Tensor
 
 from ditcnn.system.errors import InputError
 
-__all__ = ["ImageData", "ImageSet", "channel_statistics", "digest_of"]
+__all__ = ["MAX_SIDE", "ImageData", "ImageSet", "channel_statistics", "digest_of", "too_large"]
+
+MAX_SIDE = 64  # pixels: photographs, which recipes for small images do not suit, are larger
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ def digest_of(*parts: ImageSet) -> str:
 
 @dataclass(frozen=True)
 class ImageData:
-    """A data set with its official split; labels index ``classes``.
+    """A data set with its official split; labels index ``classes``, and ``notes`` are what a person should be told of it.
 
     Raises:
         InputError: An empty part, images of two shapes, or labels without a class.
@@ -46,9 +48,15 @@ class ImageData:
     train: ImageSet
     test: ImageSet
     classes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name, part in (("training", self.train), ("test", self.test)):
+            if part.images.dtype != torch.uint8 or part.images.ndim != 4 or part.labels.ndim != 1:
+                raise InputError(
+                    f"the {name} part must be uint8 images [N, C, H, W] and labels [N]; got {part.images.dtype} "
+                    f"{list(part.images.shape)} and {list(part.labels.shape)}."
+                )
             if len(part) == 0:
                 raise InputError(f"the {name} part holds no images.")
             if len(part.images) != len(part.labels):
@@ -78,6 +86,15 @@ class ImageData:
 def _shape(part: ImageSet) -> str:
     channels, height, width = part.images.shape[1:]
     return f"{height}x{width} with {channels} channel{'s' if channels > 1 else ''}"
+
+
+def too_large(where: str, height: int, width: int) -> InputError:
+    """Return the error of images that are no small ones."""
+    return InputError(
+        f"{where} has {width}x{height} pixels; images kept in memory have at most {MAX_SIDE} a side. Name a size to "
+        f"which they "
+        "are brought (img_size), or a recipe that reads images from disk."
+    )
 
 
 def channel_statistics(part: ImageSet) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -5,12 +5,15 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from ditcnn.data.stream.source import ImageSource, is_hidden
-from ditcnn.data.stream.tars import Member, TarSource, members_of, read_member
+from ditcnn.data.archives import Member, list_archive, read_member
+from ditcnn.data.names import is_junk
+from ditcnn.data.stream.source import ImageSource
+from ditcnn.data.stream.tars import TarSource
 from ditcnn.system.errors import InputError
 
 __all__ = ["open_shards"]
 
+_LONGEST_LABEL = 100  # bytes
 _IMAGES = ("jpg", "jpeg", "png", "webp")  # as timm's reader takes them
 
 
@@ -56,7 +59,7 @@ def _shards(folder: Path, splits: Sequence[str]) -> list[Path]:
             raise InputError(f"{info} is damaged: it needs splits with filenames ({error}).") from None
     for name in splits:
         word = re.compile(rf"(?<![a-z]){name}(?![a-z])")  # not within another: val is in retrieval
-        if shards := sorted(p for p in folder.glob("*.tar") if word.search(p.stem.lower()) and not is_hidden(p.name)):
+        if shards := sorted(p for p in folder.glob("*.tar") if word.search(p.stem.lower()) and not is_junk(p.name)):
             return shards
     raise InputError(f"wds/{folder} has no part {splits[0]!r}: neither in _info.json nor as shards *{splits[0]}*.tar.")
 
@@ -66,7 +69,7 @@ def _samples(shard: Path) -> list[tuple[Member, int]]:
     labels: dict[str, int] = {}
     if not shard.is_file():
         raise InputError(f"{shard}: no such shard.")
-    for member in members_of(shard):
+    for member in list_archive(shard, compressed=False).members:
         folder, slash, base = member.name.rpartition("/")
         stem, _, kind = base.partition(".")  # WebDataset's keys end at the first dot
         key = folder + slash + stem
@@ -74,7 +77,7 @@ def _samples(shard: Path) -> list[tuple[Member, int]]:
             images[key] = member._replace(name=f"{shard.name}/{member.name}")
         elif kind == "cls":
             try:
-                labels[key] = int(read_member(member))
+                labels[key] = int(read_member(member, _LONGEST_LABEL))
             except ValueError:
                 raise InputError(f"{shard}:{member.name} holds no number.") from None
     for key, image in images.items():

@@ -4,18 +4,20 @@ import functools
 import hashlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from PIL import Image
-from timm.utils import natural_key
 
-from ditcnn.data.decoding import BadImage, decode
+from ditcnn.data.decoding import BadImage, decode_rgb
+from ditcnn.data.names import is_junk, natural_key, one_form
 from ditcnn.system.errors import InputError, nearest
 
-__all__ = ["BadImage", "ImageSource", "decode_rgb", "is_hidden", "labelled"]
+__all__ = ["BadImage", "FileSource", "ImageSource", "decode_rgb", "is_hidden", "labelled", "subset"]
 
-SIZES_IN_DIGEST = 256  # asking a million files for their size takes minutes on a network's disk
+is_hidden = is_junk
 
 
 class ImageSource(ABC):
@@ -28,7 +30,13 @@ class ImageSource(ABC):
         classes: Names of the classes; some may have no image here, see ``absent``.
     """
 
-    def __init__(self, where: str, names: Sequence[str], labels: Sequence[int], classes: Sequence[str]) -> None:
+    notes: tuple[str, ...] = ()
+    """What a person should be told of the images: how they were split, what was left out."""
+    upright: bool = False
+    """Whether `read` turns images as their EXIF orientation says."""
+    samples_in_digest = 256  # asking a million files for their size takes minutes on a network's disk
+
+    def __init__(self, where: str, names: Sequence[str], labels: ArrayLike, classes: Sequence[str]) -> None:
         self.where = where
         self.classes = tuple(classes)
         self.labels = np.asarray(labels, np.int64)
@@ -52,24 +60,44 @@ class ImageSource(ABC):
         """Return where an image lies, as messages name it."""
         return f"{self.where}/{self.name(index)}"
 
-    def read(self, index: int) -> tuple[Image.Image, int]:
-        """Return an image as RGB, and its label.
+    @functools.cached_property
+    def digest(self) -> str:
+        """A text that changes with classes, names, labels and marks of sampled images, but not with where they lie."""
+        digest = hashlib.sha256(repr((self.classes, len(self))).encode())
+        digest.update(_composed(self._names).tobytes())
+        digest.update(self.labels.tobytes())
+        for index in self._samples():
+            digest.update(self.mark(index))
+        return digest.hexdigest()
+
+    def _samples(self) -> list[int]:
+        samples: list[int] = np.linspace(0, len(self) - 1, min(len(self), self.samples_in_digest)).astype(int).tolist()
+        return samples
+
+    @abstractmethod
+    def read(self, index: int) -> tuple[Any, int]:
+        """Return an image, as RGB, and its label.
 
         Raises:
             BadImage: It cannot be decoded, which is a function of its bytes alone.
             OSError: It cannot be fetched.
         """
-        return decode_rgb(self.content(index), self.path(index)), int(self.labels[index])
 
-    @functools.cached_property
-    def digest(self) -> str:
-        """A text that changes with classes, names, labels and sizes of sampled files, but not with where they lie."""
-        digest = hashlib.sha256(repr((self.classes, len(self))).encode())
-        digest.update(self._names.tobytes())
-        digest.update(self.labels.tobytes())
-        for index in np.linspace(0, len(self) - 1, min(len(self), SIZES_IN_DIGEST)).astype(int).tolist():
-            digest.update(f"{self.size(index)}\n".encode())
-        return digest.hexdigest()
+    @abstractmethod
+    def mark(self, index: int) -> bytes:
+        """Return what tells an image from another of its name, at little cost."""
+
+
+class FileSource(ImageSource):
+    """Images that are bytes of a file, or of a part of one."""
+
+    def read(self, index: int) -> tuple[Image.Image, int]:
+        """Return an image as RGB, and its label; errors as those of `ImageSource.read`."""
+        return decode_rgb(self.content(index), self.path(index), self.upright), int(self.labels[index])
+
+    def mark(self, index: int) -> bytes:
+        """Return the size of its file."""
+        return f"{self.size(index)}\n".encode()
 
     @abstractmethod
     def content(self, index: int) -> bytes:
@@ -80,34 +108,57 @@ class ImageSource(ABC):
         """Return the number of those bytes."""
 
 
-def decode_rgb(content: bytes, where: str) -> Image.Image:
-    """Return an image as RGB, as timm and torchvision do: grey is repeated, alpha dropped, EXIF rotation not applied.
+class _Subset(ImageSource):
+    def __init__(self, source: ImageSource, indices: NDArray[np.int64]) -> None:
+        self.where, self.classes, self.notes = source.where, source.classes, source.notes
+        self.labels = source.labels[indices]
+        self._names = source._names[indices]
+        self._source, self._indices = source, indices
+        self.samples_in_digest = source.samples_in_digest
 
-    Published ImageNet figures are of images as they are stored; the few with an EXIF rotation stay as they lie.
+    @property
+    def upright(self) -> bool:  # type: ignore[override]
+        return self._source.upright
+
+    @upright.setter
+    def upright(self, value: bool) -> None:
+        self._source.upright = value
+
+    def path(self, index: int) -> str:
+        return self._source.path(int(self._indices[index]))
+
+    def read(self, index: int) -> tuple[Any, int]:
+        return self._source.read(int(self._indices[index]))
+
+    def mark(self, index: int) -> bytes:
+        return self._source.mark(int(self._indices[index]))
+
+
+def subset(source: ImageSource, indices: ArrayLike, note: str = "") -> ImageSource:
+    """Return a view of some of a source's images, in the order of ``indices``; classes and labels stay what they are.
+
+    Args:
+        source: The images.
+        indices: Whole numbers from 0 to ``len(source) - 1``, or one bool for each image.
+        note: Is added to the source's ``notes``.
 
     Raises:
-        BadImage: The bytes are no whole image, or one of more than 8 bits, whose conversion would clip it.
+        InputError: No image, or an index that is none of the source's.
     """
-    return decode(content, where, lambda image: image.convert("RGB"))
-
-
-def is_hidden(name: str) -> bool:
-    """Say whether a file below a data set, or a folder that it lies in, is hidden."""
-    return name.startswith(".") or "/." in name
-
-
-def refuse_merged(where: str, folders: Iterable[str]) -> None:
-    """Raise `InputError` where two folders of images have one name, which would make them one class.
-
-    So have sets that keep a class's images one folder deeper, as ``<class>/images/*``.
-    """
-    seen: dict[str, str] = {}
-    for folder in sorted(set(folders)):
-        name = folder.rpartition("/")[2]
-        if name in seen:
-            both = f"{seen[name]} and {folder}"
-            raise InputError(f"{where}: {both} would be one class, {name!r}; images must lie as <class>/<image>.")
-        seen[name] = folder
+    chosen = np.asarray(indices)
+    if chosen.dtype == np.bool_:
+        if chosen.shape != (len(source),):
+            raise InputError(f"a choice of {len(source)} images needs a bool for each; got an array of {chosen.shape}.")
+        chosen = np.flatnonzero(chosen)
+    if chosen.ndim != 1 or chosen.size == 0 or chosen.dtype.kind not in "iu":
+        raise InputError(f"a part of {source.where} needs one index or more; got {chosen.dtype} {list(chosen.shape)}.")
+    if chosen.min() < 0 or chosen.max() >= len(source):
+        raise InputError(
+            f"indices into {source.where} must be from 0 to {len(source) - 1}; got {chosen.min()} to {chosen.max()}."
+        )
+    part = _Subset(source, chosen.astype(np.int64))
+    part.notes += (note,) if note else ()
+    return part
 
 
 def labelled(
@@ -121,20 +172,24 @@ def labelled(
         classes: The classes that labels index; None: those found, in timm's order (numbers in names count as numbers).
 
     Raises:
-        InputError: No images, images in no class folder, or of a class that is not among ``classes``.
+        InputError: No images, or images of a class that is not among ``classes``.
     """
     if not found:
         raise InputError(f"{where} holds no images.")
     names = sorted({class_name for _, class_name in found}, key=lambda name: (natural_key(name), name))
-    if "" in names:
-        stray = next(name for name, class_name in found if not class_name)
-        raise InputError(f"{where}: {stray} lies in no class folder; images must lie as <class>/<image>.")
-    known = {name: label for label, name in enumerate(names if classes is None else classes)}
-    strange = [name for name in names if name not in known]
+    known = {one_form(name): label for label, name in enumerate(names if classes is None else classes)}
+    strange = [name for name in names if one_form(name) not in known]
     if strange:
         raise InputError(
             f"{where} has a class {strange[0]!r} that is not among the {len(known)} known ones"
             f" ({len(strange)} such).{nearest(strange[0], known)}"
         )
-    order = sorted(range(len(found)), key=lambda i: (natural_key(found[i][0]), found[i][0]))
-    return order, [known[found[i][1]] for i in order], tuple(known)
+    order = sorted(range(len(found)), key=lambda i: (natural_key(found[i][0]), one_form(found[i][0]), found[i][0]))
+    return order, [known[one_form(found[i][1])] for i in order], tuple(names if classes is None else classes)
+
+
+def _composed(names: "NDArray[np.bytes_]") -> "NDArray[np.bytes_]":
+    """Return names in one Unicode form, so that a copy on another system has the same digest."""
+    if not names.tobytes().isascii():
+        return np.array([os.fsencode(one_form(os.fsdecode(bytes(name)))) for name in names])
+    return names

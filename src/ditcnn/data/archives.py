@@ -1,0 +1,327 @@
+"""The one reader of tar archives: headers are listed by seeking, and each file is read from its place.
+
+timm's own reader streams each archive whole to list it, keeps one open position that forked workers would share, and
+leaves a pickle beside the data. Python's tarfile takes a damaged header, or the end of the file, for the end of the archive,
+and reads headers of any length.
+"""
+
+import gzip
+import io
+import os
+import tarfile
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, NamedTuple, cast
+
+from ditcnn.data.decoding import MAX_IMAGE_BYTES
+from ditcnn.data.names import is_image, is_junk
+from ditcnn.system.errors import InputError
+
+__all__ = [
+    "Entry",
+    "Listing",
+    "Member",
+    "entries",
+    "inner",
+    "is_gzipped",
+    "list_archive",
+    "read_member",
+    "read_members",
+    "unpacking",
+]
+
+MAX_HEADER = 2**20  # a name of this length is no name
+MAX_NESTED = 3  # tars in a tar: a class's, a part's, and the set
+MAX_UNPACKED = 2**34  # of a compressed archive; none of it is kept but the file that is read
+_PIECE = 2**20
+
+
+class _Damaged(Exception):
+    pass
+
+
+# A damaged header can make tarfile raise any of these.
+_DAMAGE = (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError, _Damaged)
+
+
+class Member(NamedTuple):
+    """A file in an archive, its bytes at ``offset``; files of a tar in the tar count as below a folder of its name."""
+
+    name: str
+    archive: Path
+    offset: int
+    size: int
+
+
+class Entry(NamedTuple):
+    """What a header says: a name, freed of ``./``; ``file``, ``folder``, ``link``, ``symlink``, ``sparse`` or ``other``."""
+
+    name: str
+    kind: str
+    offset: int
+    size: int
+    target: str
+
+
+@dataclass(frozen=True)
+class Listing:
+    """An archive's files, links to them included, the folders that they lie in, and the links that lead to none."""
+
+    members: list[Member]
+    folders: set[str]
+    lost_links: list[str]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person should be told: links that are left out."""
+        if not self.lost_links:
+            return ()
+        count, first = len(self.lost_links), self.lost_links[0]
+        return (
+            f"{count} link{'s' if count > 1 else ''} to no file of the archive left out, {first} first: tar --dereference",
+        )
+
+
+@contextmanager
+def unpacking(path: Path) -> Iterator[IO[bytes]]:
+    """Open an archive, plain or gzipped, for reading forward.
+
+    Raises:
+        InputError: There is no such file, it is no whole tar, or unpacks to more than `MAX_UNPACKED` bytes.
+    """
+    try:
+        with path.open("rb") as raw:
+            start = raw.read(6)
+            raw.seek(0)
+            if start.startswith((b"BZh", b"\xfd7zXZ\0", b"PK\3\4", b"7z\xbc\xaf", b"\x28\xb5\x2f\xfd")):
+                raise InputError(f"{path} is compressed, and not by gzip; unpack it first.")
+            yield cast("IO[bytes]", _Limited(path, gzip.GzipFile(fileobj=raw)) if start[:2] == b"\x1f\x8b" else raw)
+    except (*_DAMAGE, zlib.error, gzip.BadGzipFile) as error:
+        raise InputError(_not_whole(str(path), error)) from None
+
+
+@contextmanager
+def inner(file: IO[bytes], where: str, entry: Entry) -> Iterator[IO[bytes]]:
+    """Open a tar that is a file of another one, errors as those of `unpacking`; offsets are the outer one's."""
+    try:
+        yield cast("IO[bytes]", _Window(file, entry.offset, entry.size))
+    except _DAMAGE as error:
+        raise InputError(_not_whole(where, error)) from None
+
+
+def list_archive(path: Path, *, compressed: bool = True) -> Listing:
+    """List an archive's files, those of tars inside it included and junk left out; of two of one name the last counts.
+
+    Args:
+        path: The archive.
+        compressed: Whether it may be, which `read_member` cannot read.
+
+    Raises:
+        InputError: It is no whole tar, or has files that cannot be read: sparse ones, tars in tars in tars.
+    """
+    plain = not is_gzipped(path)
+    if not compressed and not plain:
+        raise InputError(f"{path} is compressed; images are read at random places, so decompress it first.")
+    files: dict[str, Member] = {}
+    folders: set[str] = set()
+    links: dict[str, str] = {}
+    with unpacking(path) as file:
+        for entry in _nested(file, str(path), "", 0):
+            if is_junk(entry.name):
+                continue
+            if entry.kind == "file":
+                if not plain and is_image(entry.name):
+                    check_size(f"{path}:{entry.name}", entry.size, MAX_IMAGE_BYTES)  # before all of it is unpacked
+                files[entry.name] = Member(entry.name, path, entry.offset, entry.size)
+                links.pop(entry.name, None)
+            elif entry.kind == "folder":
+                folders.add(entry.name)
+            elif entry.kind in ("link", "symlink"):
+                links[entry.name] = entry.target
+                files.pop(entry.name, None)
+    lost = []
+    for name, target in links.items():
+        for _ in range(8):  # links to links
+            target = links.get(target, target)
+        if target in files:
+            files[name] = files[target]._replace(name=name)
+        else:
+            lost.append(f"{name} -> {target}")
+    for name in files:
+        folder = os.path.dirname(name)
+        while folder and folder not in folders:
+            folders.add(folder)
+            folder = os.path.dirname(folder)
+    return Listing(list(files.values()), folders, lost)
+
+
+def entries(file: IO[bytes], where: str) -> Iterator[Entry]:
+    """Yield the headers of an archive, and see that it ends as tars do.
+
+    Raises:
+        tarfile.TarError: It is damaged or cut off; `unpacking` and `inner` make an `InputError` of it.
+    """
+    with tarfile.open(fileobj=_Headers(file), mode="r:") as archive:  # type: ignore[call-overload]
+        while (info := archive.next()) is not None:
+            archive.members.clear()  # type: ignore[attr-defined]  # else it keeps a kilobyte for each of a million
+            if info.size < 0 or archive.offset < info.offset_data:  # older Pythons would go round for ever
+                raise _Damaged(f"a file of {info.size} bytes")
+            name = os.path.normpath(info.name)
+            kind, target = "other", ""
+            if info.issparse():
+                kind = "sparse"
+            elif info.isreg():
+                kind = "file"
+            elif info.isdir():
+                kind = "folder"
+            elif info.islnk():
+                kind, target = "link", os.path.normpath(info.linkname)
+            elif info.issym():
+                kind, target = "symlink", os.path.normpath(os.path.join(os.path.dirname(name), info.linkname))
+            yield Entry(name, kind, info.offset_data, info.size, target)
+        _check_end(file, archive.offset)
+
+
+def read_member(member: Member, limit: int | None = None) -> bytes:
+    """Return the bytes of a file in an archive that is not compressed.
+
+    Raises:
+        InputError: It has more than ``limit`` bytes.
+        OSError: The archive is not there or has become shorter.
+    """
+    if limit is not None:
+        check_size(f"{member.archive}:{member.name}", member.size, limit)
+    with open(member.archive, "rb", buffering=0) as file:  # opened anew: no position is shared between processes
+        content = os.pread(file.fileno(), member.size, member.offset)
+    if len(content) != member.size:
+        raise OSError(None, "the archive is cut off", f"{member.archive}:{member.name}")
+    return content
+
+
+def read_members(path: Path, members: Iterable[Member], limit: int) -> Iterator[tuple[str, bytes]]:
+    """Yield name and content of files of one archive, which may be gzipped, in the order in which they lie in it.
+
+    Raises:
+        InputError: One has more than ``limit`` bytes, or the archive is damaged.
+    """
+    with unpacking(path) as file:
+        place, content = -1, b""
+        for member in sorted(members, key=lambda m: m.offset):
+            if member.offset != place:  # links share a place
+                check_size(f"{path}:{member.name}", member.size, limit)
+                file.seek(member.offset)
+                place, content = member.offset, file.read(member.size)
+            if len(content) != member.size:
+                raise InputError(f"{path}:{member.name}: the archive is cut off. Copy or download it again.")
+            yield member.name, content
+
+
+def check_size(where: str, size: int, limit: int) -> None:
+    """Raise unless a file has at most ``limit`` bytes.
+
+    Raises:
+        InputError: It has more.
+    """
+    if size > limit:
+        raise InputError(f"{where} has {size:,} bytes; at most {limit:,} are read.")
+
+
+def _nested(file: IO[bytes], where: str, prefix: str, depth: int) -> Iterator[Entry]:
+    """Yield the entries of an archive and of the tars in it, names and targets given from the outermost."""
+    for entry in entries(file, where):
+        name = prefix + entry.name
+        if entry.kind == "sparse" and not is_junk(name):
+            raise InputError(
+                f"{where}:{entry.name} is a sparse file, whose bytes lie apart; pack it again without --sparse."
+            )
+        if entry.kind == "file" and name.lower().endswith(".tar") and entry.size and not is_junk(name):
+            if depth == MAX_NESTED:
+                raise InputError(f"{where} holds tars in tars more than {MAX_NESTED} deep; unpack it.")
+            with inner(file, f"{where}:{entry.name}", entry) as child:
+                below = name[: -len(".tar")] + "/"
+                for deeper in _nested(child, f"{where}:{entry.name}", below, depth + 1):
+                    yield deeper._replace(offset=entry.offset + deeper.offset)
+        else:
+            target = prefix + entry.target if entry.target else ""
+            yield entry._replace(name=name, target=target)
+
+
+def _check_end(file: IO[bytes], offset: int) -> None:
+    """Raise unless zeros alone follow the last file, one block at least; a gzipped file's checksum stands behind them."""
+    file.seek(offset)
+    length = 0
+    while block := file.read(_PIECE):
+        if block.count(0) != len(block):
+            if length or not any(block[: tarfile.BLOCKSIZE]):
+                raise _Damaged("there are data behind its end, as where archives were put together by cat")
+            raise _Damaged(f"it is damaged at byte {offset:,}, where a header should be")
+        length += len(block)
+    if length < tarfile.BLOCKSIZE:
+        raise _Damaged("it is cut off, as tar's mark of the end is missing")
+
+
+def _not_whole(where: str, error: Exception) -> str:
+    words = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    return f"{where} is no whole tar archive: {words}. Copy, pack or download it again."
+
+
+def is_gzipped(path: Path) -> bool:
+    """Say whether a file is compressed by gzip."""
+    with path.open("rb") as file:
+        return file.read(2) == b"\x1f\x8b"
+
+
+class _Headers:
+    """A file that tarfile reads headers from: none is long."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, size: int) -> bytes:
+        if not 0 <= size <= MAX_HEADER:
+            raise _Damaged(f"a header of {size:,} bytes")
+        return self._file.read(size)
+
+
+class _Limited:
+    """A decompressed file that is read forward up to a limit."""
+
+    def __init__(self, path: Path, file: gzip.GzipFile) -> None:
+        self._path, self._file = path, file
+        self.tell = file.tell
+
+    def seek(self, place: int, whence: int = io.SEEK_SET) -> int:
+        self._check(place if whence == io.SEEK_SET else self._file.tell() + place)
+        return self._file.seek(place, whence)
+
+    def read(self, size: int) -> bytes:
+        self._check(self._file.tell())
+        return self._file.read(size)
+
+    def _check(self, place: int) -> None:
+        if place > MAX_UNPACKED:
+            raise InputError(f"{self._path} unpacks to more than {MAX_UNPACKED / 2**30:g} GiB; unpack it first.")
+
+
+class _Window:
+    """A part of a file, as a file."""
+
+    def __init__(self, file: Any, start: int, size: int) -> None:
+        self._file, self._start, self._size, self._place = file, start, size, 0
+
+    def seek(self, place: int, whence: int = io.SEEK_SET) -> int:
+        self._place = place + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._size}[whence]
+        return self._place
+
+    def tell(self) -> int:
+        return self._place
+
+    def read(self, size: int) -> bytes:
+        self._file.seek(self._start + self._place)
+        content: bytes = self._file.read(max(0, min(size, self._size - self._place)))
+        self._place += len(content)
+        return content

@@ -1,0 +1,212 @@
+"""Pickles of arrays, read without trusting them: CIFAR's batches are such.
+
+pickle's own reader builds what a file asks for. Even if that is confined to NumPy's arrays, a file can give a dtype
+a state of its own and make NumPy follow a pointer. So nothing of NumPy's is built here before all of it was checked.
+"""
+
+import io
+import math
+import pickle
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Refused", "read_pickle"]
+
+_TYPES = re.compile(r"[<>|=]?(b1|[iu][1248]|f[248])")
+_OPCODES = (
+    "PROTO FRAME STOP MARK POP POP_MARK DUP NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT "
+    "BINFLOAT "
+    "STRING BINSTRING SHORT_BINSTRING UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8 "
+    "EMPTY_LIST LIST APPEND APPENDS EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_DICT DICT SETITEM SETITEMS "
+    "GET BINGET LONG_BINGET PUT BINPUT LONG_BINPUT MEMOIZE GLOBAL STACK_GLOBAL REDUCE BUILD"
+)
+
+
+class Refused(Exception):
+    """A pickle asks for something that a file of arrays does not hold."""
+
+
+def read_pickle(content: bytes) -> Any:
+    """Return what a pickle holds: dicts, lists, tuples, text, bytes, numbers, None, and, as the whole or in its
+    dict, arrays of plain numbers.
+
+    Raises:
+        Refused: It wants anything else; none of it has run.
+        Exception: It is damaged, and raises whatever it does.
+    """
+    return _finished(_Reader(io.BytesIO(content), encoding="latin1").load())
+
+
+class _Dtype:
+    """A dtype to be: what NumPy's pickles say of it, which must be no more than its name and byte order."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: Any) -> None:
+        if not isinstance(name, str) or not _TYPES.fullmatch(name):
+            raise Refused(f"it wants numpy.dtype({name!r:.60}), and a data file may hold arrays of plain numbers only")
+        self.name = name
+
+    def __setstate__(self, state: Any) -> None:
+        _expect(isinstance(state, tuple) and len(state) == 8 and state[0] == 3, "dtype")
+        _expect(state[1] in ("<", ">", "|", "=") and state[2:5] == (None, None, None) and state[5:] == (-1, -1, 0), "dtype")
+        self.name = state[1] + self.name.lstrip("<>|=")
+
+
+class _Array:
+    """An array to be."""
+
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value: NDArray[Any] | None = None
+
+    def __setstate__(self, state: Any) -> None:
+        _expect(isinstance(state, tuple) and len(state) == 5 and state[0] == 1, "ndarray")
+        self.fill(state[4], state[2], state[1], "F" if state[3] else "C")
+
+    def fill(self, data: Any, dtype: Any, shape: Any, order: Any) -> None:
+        data = data.encode("latin1") if isinstance(data, str) else data  # as Python 2 wrote bytes
+        _expect(isinstance(dtype, _Dtype) and isinstance(data, bytes) and order in ("C", "F"), "ndarray")
+        _expect(isinstance(shape, tuple) and all(type(n) is int and n >= 0 for n in shape) and len(shape) <= 8, "ndarray")
+        _expect(len(data) == math.prod(shape) * np.dtype(dtype.name).itemsize, "ndarray")
+        self.value = np.frombuffer(data, np.dtype(dtype.name)).reshape(shape, order=order)
+
+
+class _Maker:
+    """A function that a pickle may call, and can do nothing else with."""
+
+    __slots__ = ("_make",)
+
+    def __init__(self, make: Callable[..., Any]) -> None:
+        self._make = make
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self._make(*arguments)
+
+    def __setstate__(self, state: Any) -> None:
+        raise Refused("it wants to change a function")
+
+
+def _array(data: Any, dtype: Any, shape: Any, order: Any = "C") -> _Array:
+    array = _Array()
+    array.fill(data, dtype, shape, order)
+    return array
+
+
+def _scalar(dtype: Any, data: Any) -> int | float | bool:
+    value: int | float | bool = _finished(_array(data, dtype, ())).item()
+    return value
+
+
+def _encoded(text: Any, encoding: Any = "latin1") -> bytes:
+    _expect(isinstance(text, str) and encoding == "latin1", "_codecs.encode")
+    return str(text).encode("latin1")
+
+
+_NUMPY: dict[str, Callable[..., Any]] = {
+    "ndarray": lambda *_: _expect(False, "ndarray"),  # is named only as what _reconstruct is to make
+    "dtype": lambda name, *_: _Dtype(name),
+    "_reconstruct": lambda *_: _Array(),
+    "_frombuffer": _array,
+    "scalar": _scalar,
+}
+_MODULES = ("numpy", "numpy.core.multiarray", "numpy._core.multiarray", "numpy.core.numeric", "numpy._core.numeric")
+
+
+class _Opcodes(dict[int, Any]):
+    def __missing__(self, opcode: int) -> Any:
+        raise Refused(f"it has opcode {opcode}, which no file of arrays needs")
+
+
+_PurePython: Any = pickle._Unpickler  # type: ignore[attr-defined]
+
+
+class _Reader(_PurePython):  # type: ignore[misc]
+    """pickle's reader in Python, whose opcodes can be chosen: the one in C trusts sizes and nests without end."""
+
+    dispatch = _Opcodes(
+        (opcode[0], _PurePython.dispatch[opcode[0]]) for opcode in (getattr(pickle, name) for name in _OPCODES.split())
+    )
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module in _MODULES and name in _NUMPY:
+            return _Maker(_NUMPY[name])
+        if (module, name) == ("_codecs", "encode"):
+            return _Maker(_encoded)
+        wanted = f"{module}.{name}"
+        raise Refused(f"it wants {wanted!r:.80}, and a data file may hold arrays, lists, text and numbers only")
+
+    def load_reduce(self) -> None:
+        arguments, function = self.stack.pop(), self.stack[-1]
+        _expect(isinstance(function, _Maker) and isinstance(arguments, tuple), "call")
+        self.stack[-1] = function(*arguments)
+
+    def load_build(self) -> None:
+        state, target = self.stack.pop(), self.stack[-1]
+        _expect(isinstance(target, _Dtype | _Array | _Maker), "object")
+        target.__setstate__(state)
+
+    def load_bytearray8(self) -> None:
+        size = int.from_bytes(self.read(8), "little")
+        data = self.read(size)
+        _expect(len(data) == size, "bytearray")
+        self.append(data)
+
+    def load_setitem(self) -> None:
+        value, key = self.stack.pop(), self.stack.pop()
+        self._set(self.stack[-1], [key, value])
+
+    def load_setitems(self) -> None:
+        items = self.pop_mark()
+        self._set(self.stack[-1], items)
+
+    def load_dict(self) -> None:
+        items = self.pop_mark()
+        self.append({})
+        self._set(self.stack[-1], items)
+
+    def load_append(self) -> None:
+        value = self.stack.pop()
+        self._extend([value])
+
+    def load_appends(self) -> None:
+        self._extend(self.pop_mark())
+
+    def _set(self, target: Any, items: list[Any]) -> None:
+        _expect(type(target) is dict and all(type(key) in (str, bytes, int) for key in items[::2]), "dict")
+        target.update(zip(items[::2], items[1::2], strict=True))
+
+    def _extend(self, values: list[Any]) -> None:
+        _expect(type(self.stack[-1]) is list, "list")
+        self.stack[-1].extend(values)
+
+    dispatch |= {
+        pickle.BYTEARRAY8[0]: load_bytearray8,
+        pickle.REDUCE[0]: load_reduce,
+        pickle.BUILD[0]: load_build,
+        pickle.SETITEM[0]: load_setitem,
+        pickle.SETITEMS[0]: load_setitems,
+        pickle.DICT[0]: load_dict,
+        pickle.APPEND[0]: load_append,
+        pickle.APPENDS[0]: load_appends,
+    }
+
+
+def _expect(condition: bool, what: str) -> None:
+    if not condition:
+        raise Refused(f"it gives a {what} a content that no data file has")
+
+
+def _finished(value: Any) -> Any:
+    """Return a value with its array, or those of its dict, in place of what stood for them."""
+    if isinstance(value, _Array):
+        _expect(value.value is not None, "ndarray")
+        return value.value
+    if type(value) is dict:
+        return {key: _finished(item) if isinstance(item, _Array) else item for key, item in value.items()}
+    return value
