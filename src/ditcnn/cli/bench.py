@@ -5,17 +5,16 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import torch
 import tyro
-from rich.console import Console
-from rich.table import Table
 
-from ditcnn.bench import GROWTH_CASES, MODEL_CASES, OP_CASES, bench_growth, bench_models, bench_op, draw_growth
 from ditcnn.cli.parsing import parse
-from ditcnn.system.environment import describe_environment
 from ditcnn.system.errors import InputError
+from ditcnn.system.text import plain_console
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 __all__ = ["bench_command"]
 
@@ -49,7 +48,7 @@ def bench_command(argv: list[str]) -> None:
         raise InputError(f"--rounds must be above 0; got {flags.rounds}.")
     if flags.precision != "fp32" and flags.what != "op":
         raise InputError(f"--precision has no effect on bench {flags.what}; it is for bench op.")
-    console = Console(width=150, markup=False, highlight=False)
+    console = plain_console(150)
     records = []
     for record in _measure(flags, rounds):
         records.append(record)
@@ -57,10 +56,14 @@ def bench_command(argv: list[str]) -> None:
         if flags.out is not None:
             _append(flags.out, flags.what, record)
     if flags.what == "growth" and flags.out is not None:
+        from ditcnn.bench import draw_growth
+
         draw_growth(records, flags.out / "growth.png")
 
 
 def _measure(flags: BenchFlags, rounds: int) -> Iterator[dict[str, Any]]:
+    from ditcnn.bench import GROWTH_CASES, MODEL_CASES, OP_CASES, bench_growth, bench_models, bench_op
+
     if flags.what == "op":
         yield from (bench_op(case, rounds, flags.precision) for case in (OP_CASES if not flags.quick else [(16, 16, 2_000)]))
     elif flags.what == "growth":
@@ -70,7 +73,9 @@ def _measure(flags: BenchFlags, rounds: int) -> Iterator[dict[str, Any]]:
         yield from (bench_models(case, rounds) for case in (MODEL_CASES if not flags.quick else MODEL_CASES[:1]))
 
 
-def _table(what: str, record: dict[str, Any]) -> Table:
+def _table(what: str, record: dict[str, Any]) -> "Table":
+    from rich.table import Table
+
     times, peaks = record["time_ms"], record.get("peak_mib", {})
     base = "plain" if what == "models" else "published"
     columns = ["", "time [ms]", f"ratio to {base}"]
@@ -91,6 +96,10 @@ def _table(what: str, record: dict[str, Any]) -> Table:
 
 
 def _append(folder: Path, what: str, record: dict[str, Any]) -> None:
+    import torch
+
+    from ditcnn.system.environment import describe_environment
+
     folder.mkdir(parents=True, exist_ok=True)
     environment = describe_environment(torch.device("cpu"))
     about = {"benchmark": what, "date": datetime.date.today().isoformat(), "environment": environment}

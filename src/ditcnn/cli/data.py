@@ -3,15 +3,15 @@
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from typing import TYPE_CHECKING
 
 from ditcnn.cli.parsing import parse
-from ditcnn.data.imagenet_archives import ClassImages, open_train, open_val
-from ditcnn.data.imagenet_devkit import read_devkit
-from ditcnn.data.imagenet_folders import Preparation, Prepared
 from ditcnn.system.errors import InputError, nearest
+from ditcnn.system.text import plain_console
+
+if TYPE_CHECKING:
+    from ditcnn.data.imagenet_archives import ClassImages
+    from ditcnn.data.imagenet_folders import Preparation, Prepared
 
 __all__ = ["data_command"]
 
@@ -60,6 +60,10 @@ def _prepare_imagenet(flags: ImagenetFlags) -> None:
         )
     if flags.out.exists() and not flags.out.is_dir():
         raise InputError(f"{flags.out} is a file; --out must name a folder.")
+    from ditcnn.data.imagenet_archives import open_train, open_val
+    from ditcnn.data.imagenet_devkit import read_devkit
+    from ditcnn.data.imagenet_folders import Preparation
+
     devkit = read_devkit(flags.devkit) if flags.devkit else None
     with ExitStack() as stack:
         parts: dict[str, list[ClassImages]] = {}
@@ -74,8 +78,10 @@ def _prepare_imagenet(flags: ImagenetFlags) -> None:
         print(f"{flags.out / part}: {_summary(done, counted=devkit is not None)}")
 
 
-def _run(preparation: Preparation) -> dict[str, Prepared]:
-    console = Console(stderr=True, highlight=False)
+def _run(preparation: "Preparation") -> "dict[str, Prepared]":
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    console = plain_console(stderr=True)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=30),
@@ -92,7 +98,7 @@ def _run(preparation: Preparation) -> dict[str, Prepared]:
         return preparation.run(lambda part, size: progress.advance(tasks[part], size))
 
 
-def _summary(done: Prepared, counted: bool) -> str:
+def _summary(done: "Prepared", counted: bool) -> str:
     before = done.classes - done.written
     text = f"{done.classes:,} classes, {done.images:,} images"
     text += ", as many as the devkit says" if counted else ", not compared with the devkit (--devkit)"

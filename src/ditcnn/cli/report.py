@@ -7,7 +7,6 @@ from typing import Annotated
 import tyro
 
 from ditcnn.cli.parsing import parse
-from ditcnn.report import write_report
 from ditcnn.system.errors import InputError
 
 __all__ = ["report_command"]
@@ -33,5 +32,7 @@ def report_command(argv: list[str]) -> None:
     flags = parse(ReportFlags, argv, "ditcnn report")
     if not flags.runs:
         raise InputError("which runs? ditcnn report RUN... --out report.html.")
+    from ditcnn.report import write_report  # loads torch
+
     write_report(flags.runs, flags.out, flags.data)
     print(f"report          {flags.out}")
