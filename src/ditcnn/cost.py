@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ditcnn.convert import remove_quadratic
 from ditcnn.layers import PixelwiseForm2d, QuadraticForm
+from ditcnn.ops import form_macs
 
 __all__ = ["IMAGENET_EPOCHS", "IMAGENET_IMAGES", "Cost", "cost_of", "terms_and_twin"]
 
@@ -92,31 +93,26 @@ def terms_and_twin(model: nn.Module) -> tuple[int, nn.Module]:
 @torch.no_grad()
 def _macs(model: nn.Module, image_shape: tuple[int, int, int]) -> tuple[int, int]:
     """Return the MACs of one image, with the terms as the paper counts them, and as they are executed."""
-    whole = executed = inside = 0
+    saved = 0  # by the symmetry of A: the pixel-wise form makes no use of it, and a rank has no A
 
     def count(form: nn.Module, inputs: Any, output: Tensor) -> None:
-        nonlocal whole, executed, inside
+        nonlocal saved
         assert isinstance(form, QuadraticForm)
-        per_output = output.numel() * form.in_features
-        whole += per_output * form.in_features
-        whole_matrix = isinstance(form, PixelwiseForm2d)  # makes no use of the symmetry
-        executed += per_output * form.in_features if whole_matrix else per_output * (form.in_features + 1) // 2
-        inside += counter.get_total_flops()  # what the counter saw of it: nothing of the op, all of the plain form
+        vectors = output.numel() // form.out_features
+        saved += vectors * form.out_features * form.in_features**2 - form_macs(vectors, form.in_features, form.out_features)
 
-    def before(form: nn.Module, inputs: Any) -> None:
-        nonlocal inside
-        inside -= counter.get_total_flops()
-
-    forms = [m for m in model.modules() if isinstance(m, QuadraticForm) and m.rank is None]
-    hooks = [hook for m in forms for hook in (m.register_forward_pre_hook(before), m.register_forward_hook(count))]
+    forms = [
+        m for m in model.modules() if isinstance(m, QuadraticForm) and m.rank is None and not isinstance(m, PixelwiseForm2d)
+    ]
+    hooks = [form.register_forward_hook(count) for form in forms]
     try:
         with _mode(model, training=False), FlopCounterMode(display=False) as counter:
             model(_images(model, 1, image_shape))
     finally:
         for hook in hooks:
             hook.remove()
-    rest = (counter.get_total_flops() - inside) // 2
-    return rest + whole, rest + executed
+    executed = counter.get_total_flops() // 2
+    return executed + saved, executed
 
 
 def _activation_bytes(model: nn.Module, image_shape: tuple[int, int, int], batch_size: int) -> int:

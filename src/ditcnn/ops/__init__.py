@@ -1,18 +1,25 @@
 """The quadratic form x'Ax at every position, and nothing else."""
 
 import functools
+from typing import cast
 
 import torch
 from torch import Tensor
+from torch._C import _len_torch_dispatch_stack
+from torch._C._functorch import maybe_current_level
+from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from ditcnn.ops.custom_op import BACKENDS, Backend, custom_quadratic_form
+from ditcnn.ops.flops import form_macs
 from ditcnn.ops.low_rank import check_low_rank_shapes, low_rank_products
 from ditcnn.ops.precision import in_working_precision, saturate
 from ditcnn.ops.reference import check_inputs, reference_quadratic_form
+from ditcnn.ops.transforms import op_has_no_rule
 
 __all__ = [
     "BACKENDS",
     "Backend",
+    "form_macs",
     "in_working_precision",
     "low_rank_form",
     "quadratic_form",
@@ -38,8 +45,10 @@ def quadratic_form(x: Tensor, weight: Tensor, *, backend: Backend = "auto") -> T
     Costs ``O * C(C+1)/2`` multiplications a position and a few MiB of memory beyond the result, whatever the number of
     positions; the backward pass recomputes the products instead of keeping them. For one channel, eight times more outputs
     than products a position (C^2), up to 65,536 products in all, or up to 127 positions with at most 8 million products,
-    the plain form is faster and is taken, with these products in memory. The same input gives the same bits. Second
-    derivatives are supported.
+    the plain form is faster and is taken, with these products in memory. The same input gives the same bits.
+
+    Derivatives of every mode and order are supported. Inside ``torch.func.grad``, ``jvp`` and their kin, in forward mode, and
+    where a model is exported or traced, the plain form is taken, with all products in memory.
 
     Under autocast the form runs in bfloat16 where that is the autocast dtype. float16 is computed in float32: under autocast
     the result stays in it, outside it saturates at float16's largest number. Sums are float32, or float64 for float64.
@@ -59,12 +68,14 @@ def quadratic_form(x: Tensor, weight: Tensor, *, backend: Backend = "auto") -> T
     Raises:
         ValueError: ``weight`` is not ``[O, C, C]`` for this ``C``, one is not of real floating-point numbers, the devices
             differ, or the dtypes do outside autocast, or the backend is unknown or not for these tensors.
-        RuntimeError: The backend cannot be had here.
+        RuntimeError: The backend cannot be had here, or was named where it has no rule for a derivative.
 
     >>> import torch
     >>> quadratic_form(torch.tensor([1.0, 2.0]), torch.eye(2)[None])
     tensor([5.])
     """
+    if has_torch_function_variadic(x, weight):  # a tracer's stand-in, which has no sizes to choose by
+        return cast(Tensor, handle_torch_function(quadratic_form, (x, weight), x, weight, backend=backend))
     check_inputs(x, weight)
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}; got {backend!r}.")
@@ -74,18 +85,16 @@ def quadratic_form(x: Tensor, weight: Tensor, *, backend: Backend = "auto") -> T
 
 
 def _plain_is_better(shape: torch.Size, outputs: int) -> bool:
-    if torch.compiler.is_exporting():  # torch.export and ONNX shall see plain nodes, not a custom op
+    # Exporters and tracers shall see plain nodes, which other programs have; transforms, operations with all rules.
+    if torch.compiler.is_exporting() or torch._C._get_tracing_state() is not None or op_has_no_rule():
         return True
-    if torch.compiler.is_compiling() or _under_vmap():  # sizes may be symbols there, or those of one sample
+    # Sizes may be symbols in a compiler, or those of one sample under vmap; and what counts operations shall count one op.
+    if torch.compiler.is_compiling() or maybe_current_level() is not None or _len_torch_dispatch_stack():
         return False
     channels, products = shape[-1], shape.numel() * shape[-1]
     if channels == 1 or channels**2 * FEWER_THAN_RESULTS <= outputs or products <= SMALL:
         return True
     return products <= FEW_LIMIT and products < FEW * channels**2
-
-
-def _under_vmap() -> bool:
-    return torch._C._functorch.maybe_current_level() is not None
 
 
 def low_rank_form(x: Tensor, u: Tensor, v: Tensor) -> Tensor:
@@ -108,5 +117,7 @@ def low_rank_form(x: Tensor, u: Tensor, v: Tensor) -> Tensor:
     >>> low_rank_form(torch.tensor([1.0, 2.0]), torch.tensor([[1.0, 1.0]]), torch.tensor([[1.0], [-2.0]]))
     tensor([  9., -18.])
     """
+    if has_torch_function_variadic(x, u, v):
+        return cast(Tensor, handle_torch_function(low_rank_form, (x, u, v), x, u, v))
     check_low_rank_shapes(x, u, v)
     return in_working_precision(low_rank_products, x, u, v)

@@ -13,6 +13,8 @@ from ditcnn.ops.fused import fused_backward, fused_forward
 from ditcnn.ops.native import native_available, native_backward, native_forward
 from ditcnn.ops.packed import packed_backward, packed_forward
 from ditcnn.ops.precision import without_autocast
+from ditcnn.ops.reference import reference_gradients, reference_quadratic_form
+from ditcnn.ops.transforms import brings_many, op_has_no_rule, refuse_transform
 
 __all__ = ["BACKENDS", "Backend", "custom_quadratic_form"]
 
@@ -24,8 +26,23 @@ NATIVE_DTYPES = (torch.float32, torch.bfloat16)
 
 def custom_quadratic_form(x: Tensor, weight: Tensor, backend: str) -> Tensor:
     """Evaluate x'Ax by the op; shapes and dtypes are already checked."""
-    y: Tensor = _form(_as_images(x), weight, backend)
+    y = _evaluate(_as_images(x), weight, backend)
     return y.reshape(*x.shape[:-1], weight.shape[0])
+
+
+def _evaluate(x: Tensor, weight: Tensor, backend: str) -> Tensor:
+    if op_has_no_rule():
+        return reference_quadratic_form(x, weight) if backend == "auto" else refuse_transform(backend)
+    y: Tensor = _form(x, weight, backend)
+    return y
+
+
+def _gradients(grad: Tensor, x: Tensor, weight: Tensor, backend: str, of_x: bool, of_weight: bool) -> list[Tensor]:
+    # A graph that was recorded outside a transform may be run inside it, or for many gradients at once.
+    if op_has_no_rule() or brings_many(grad):
+        return list(reference_gradients(grad, x, weight)) if backend == "auto" else refuse_transform(backend)
+    gradients: list[Tensor] = _form_backward(grad, x, weight, backend, of_x, of_weight)
+    return gradients
 
 
 def _as_images(x: Tensor) -> Tensor:
@@ -114,7 +131,7 @@ def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
 def _backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:  # type: ignore[no-untyped-def]
     x, weight = ctx.saved_tensors
     of_x, of_weight, _ = ctx.needs_input_grad
-    grad_x, grad_weight = _form_backward(grad, x, weight, ctx.backend, of_x, of_weight)
+    grad_x, grad_weight = _gradients(grad, x, weight, ctx.backend, of_x, of_weight)
     return grad_x if of_x else None, grad_weight if of_weight else None, None
 
 
@@ -142,12 +159,12 @@ def _backward_twice(ctx, grads: list[Tensor]):  # type: ignore[no-untyped-def]
         scale = torch.where(ratio.isfinite() & (ratio > 0), ratio, torch.ones_like(ratio))
         for sign in (1, -1):
             shifted = x + sign * scale * u
-            of_grad = of_grad + sign * _form(shifted, weight, ctx.backend) / (2 * scale)
-            gx, gw = _form_backward(grad, shifted, weight, ctx.backend, True, True)
+            of_grad = of_grad + sign * _evaluate(shifted, weight, ctx.backend) / (2 * scale)
+            gx, gw = _gradients(grad, shifted, weight, ctx.backend, True, True)
             of_x, of_weight = of_x + sign * gx / (2 * scale), of_weight + sign * gw / (2 * scale)
     if ctx.of_weight:
-        of_grad = of_grad + _form(x, extra, ctx.backend)
-        of_x = of_x + _form_backward(grad, x, extra, ctx.backend, True, False)[0]
+        of_grad = of_grad + _evaluate(x, extra, ctx.backend)
+        of_x = of_x + _gradients(grad, x, extra, ctx.backend, True, False)[0]
     of_grad, of_x, of_weight = (t.to(dtype) for t, dtype in zip((of_grad, of_x, of_weight), dtypes, strict=True))
     return of_grad, of_x, of_weight, None, None, None
 
@@ -164,8 +181,19 @@ def _(info, in_dims, x: Tensor, weight: Tensor, backend: str):  # type: ignore[n
         mapped = x.movedim(x_dim, 0)
         y = _form(mapped.flatten(0, 1), weight, backend)
         return y.unflatten(0, mapped.shape[:2]), 0
-    forms = [
-        _form(x if x_dim is None else x.select(x_dim, k), weight.select(weight_dim, k), backend)
-        for k in range(info.batch_size)
-    ]
+    forms = [_form(_at(x, x_dim, k), _at(weight, weight_dim, k), backend) for k in range(info.batch_size)]
     return torch.stack(forms), 0
+
+
+@_form_backward.register_vmap
+def _(info, in_dims, grad: Tensor, x: Tensor, weight: Tensor, backend: str, of_x: bool, of_weight: bool):  # type: ignore[no-untyped-def]
+    """Map by a loop: as many backward passes in no more memory than one, as for the rows of a Jacobian."""
+    mapped = list(zip((grad, x, weight), in_dims[:3], strict=True))
+    parts = [
+        _form_backward(*(_at(t, dim, k) for t, dim in mapped), backend, of_x, of_weight) for k in range(info.batch_size)
+    ]
+    return [torch.stack(gradients) for gradients in zip(*parts, strict=True)], [0, 0]
+
+
+def _at(tensor: Tensor, dim: int | None, k: int) -> Tensor:
+    return tensor if dim is None else tensor.select(dim, k)

@@ -33,6 +33,27 @@ def _products(x: Tensor) -> Tensor:
     return torch.bmm(x.unsqueeze(2), x.unsqueeze(1)).flatten(1)
 
 
+def reference_gradients(grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    r"""Return :math:`\bar x_i = \sum_{oj} g_o (A_{oij} + A_{oji}) x_j` and :math:`\bar A_{oij} = \sum g_o x_i x_j`.
+
+    Plain operations, for the transforms that have no rule for the op; half precision is computed in float32.
+
+    Args:
+        grad: Gradient of the result, ``[N, P, O]``.
+        x: Channel vectors, ``[N, P, C]``.
+        weight: Matrices A, ``[O, C, C]``.
+    """
+    dtypes = x.dtype, weight.dtype
+    wide = torch.promote_types(x.dtype, torch.float32)
+    grad, x, weight = grad.to(wide), x.to(wide), weight.to(wide)
+    # In this order nothing large depends on the gradient, of which a transform may bring many at once.
+    rows, vectors = grad.reshape(-1, 1, grad.shape[-1]), x.reshape(-1, x.shape[-1])
+    forms = F.linear(vectors, (weight + weight.mT).flatten(0, 1)).unflatten(1, weight.shape[:2])  # (A + A')x, [T, O, C]
+    grad_x = torch.bmm(rows, forms).reshape(x.shape)
+    grad_weight = torch.mm(rows.squeeze(1).mT, _products(vectors)).reshape(weight.shape)
+    return grad_x.to(dtypes[0]), grad_weight.to(dtypes[1])
+
+
 def check_inputs(x: Tensor, weight: Tensor) -> None:
     """Raise ``ValueError`` unless ``weight`` is ``[O, C, C]`` for the C of ``x``, both real and on one device."""
     if x.ndim == 0:
