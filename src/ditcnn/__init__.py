@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from ditcnn.groups import parameter_groups
     from ditcnn.layers import QuadraticConv2d, QuadraticForm, QuadraticForm2d, QuadraticLinear
     from ditcnn.ops import low_rank_form, quadratic_form
+    from ditcnn.recipes import Recipe, recipes
+    from ditcnn.train.fit import Result, fit
 
 __version__ = "0.1.0"
 __all__ = [
@@ -23,13 +25,17 @@ __all__ = [
     "QuadraticForm",
     "QuadraticForm2d",
     "QuadraticLinear",
+    "Recipe",
+    "Result",
     "add_quadratic",
     "candidate_places",
+    "fit",
     "low_rank_form",
     "models",
     "parameter_groups",
     "quadratic_form",
     "quadratic_terms",
+    "recipes",
     "remove_quadratic",
 ]
 
@@ -38,9 +44,11 @@ _MODULES = {
     "ditcnn.groups": ("parameter_groups",),
     "ditcnn.layers": ("QuadraticConv2d", "QuadraticForm", "QuadraticForm2d", "QuadraticLinear"),
     "ditcnn.ops": ("low_rank_form", "quadratic_form"),
+    "ditcnn.recipes": ("Recipe",),
+    "ditcnn.train.fit": ("Result", "fit"),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
-_SUBMODULES = ("convert", "groups", "layers", "models", "ops")  # usable after ``import ditcnn`` alone
+_SUBMODULES = ("convert", "groups", "layers", "models", "ops", "recipes")  # usable after ``import ditcnn`` alone
 
 
 def __getattr__(name: str) -> Any:

@@ -24,9 +24,9 @@ from ditcnn.data.stream import eval_batches_of, open_source
 from ditcnn.recipes import RECIPES
 from ditcnn.system.devices import choose_device
 from ditcnn.system.errors import InputError
-from ditcnn.train.settings import read_settings
 from ditcnn.train import RunFolder, evaluate, load_model
 from ditcnn.train.evaluate import evaluate_batches, mean_scores
+from ditcnn.train.settings import read_settings
 
 __all__ = ["evaluate_command"]
 
@@ -150,7 +150,7 @@ def _streamed_data_of(folder: Path | None) -> str:
     settings = read_settings(config) if config is not None and config.is_file() else None
     if settings is None or settings.get("data") is None:
         raise InputError(f"{folder} does not say what it was trained on; name images with --data PATH.")
-    return settings.get("data")
+    return str(settings["data"])
 
 
 def _evaluate_in_memory(flags: EvalFlags, folder: Path) -> None:
@@ -194,4 +194,4 @@ def _data_of(flags: EvalFlags, folder: Path, classes: int) -> tuple[Path | None,
     name = RECIPES[settings["recipe"]].data if settings is not None and settings.get("recipe") in RECIPES else "photographs"
     if settings is None or name == "photographs":
         raise InputError(f"{folder} does not say what it was trained on; name images with --data PATH.")
-    return None if settings.get("data") is None else Path(settings.get("data")), name
+    return None if settings.get("data") is None else Path(str(settings.get("data"))), name

@@ -36,8 +36,8 @@ def hold_out_places(labels: Tensor) -> tuple[Tensor, Tensor]:
     classes, counts = labels.unique(return_counts=True)
     if count < len(classes) or int(counts.min()) < 2:
         raise InputError(
-            f"{len(labels)} training images of {len(classes)} classes are too few to hold out a tenth with each class in it. "
-            "Use `protocol` paper or last, which train on all of them."
+            f"{len(labels)} training images of {len(classes)} classes are too few to hold out a tenth with each class in "
+            "it. Use `protocol` paper or last, which train on all of them."
         )
     kept, held = train_test_split(np.arange(len(labels)), test_size=count, stratify=labels.numpy(), random_state=0)
     return torch.from_numpy(np.sort(kept)), torch.from_numpy(np.sort(held))

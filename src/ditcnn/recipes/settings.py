@@ -12,7 +12,8 @@ from typing_extensions import Self, dataclass_transform
 from ditcnn.system.errors import InputError, nearest
 
 __all__ = [
-    "Augmentation", "Execution", "Images", "Model", "Optimiser", "Recipe", "Schedule", "Selection", "parse_arguments", "settings",
+    "OWN", "Augmentation", "Execution", "Images", "Model", "Optimiser", "Recipe", "Schedule", "Selection", "parse_arguments",
+    "settings",
 ]  # fmt: skip
 
 Class = TypeVar("Class", bound=type)
@@ -38,7 +39,7 @@ def settings(cls: Class) -> Class:
         except ValidationError as error:
             raise InputError(_rule(error)) from None
 
-    made.__init__ = init
+    made.__init__ = init  # type: ignore[method-assign]
     return made  # type: ignore[return-value]
 
 
@@ -196,7 +197,7 @@ class Selection:
     """Which model of the run counts, and what it is judged on."""
 
     protocol: Literal["holdout", "paper", "last"] = "holdout"
-    """holdout: select on held-out training images, test once. paper: test each epoch, report the best. last: the last model."""
+    """holdout: select on held-out images, test once. paper: test each epoch, report the best. last: select nothing."""
     ema_decay: Share = 0.0
     """Decay of the moving average of the weights; 0 for none."""
 
@@ -244,7 +245,7 @@ class Recipe(Execution, Selection, Augmentation, Schedule, Optimiser, Images, Mo
                 f"`global_batch` must be a multiple of `batch_size`; got {self.global_batch} and {self.batch_size}."
             )
 
-    def check_names(self) -> None:
+    def check(self) -> None:
         """Raise unless timm knows the model and the optimiser; this alone needs timm.
 
         Raises:

@@ -49,4 +49,4 @@ class _Shared(_BatchNorm):
         for name in ("drop", "act"):  # of timm's BatchNormAct2d
             if (then := getattr(self, name, None)) is not None:
                 out = then(out)
-        return out
+        return out  # type: ignore[no-any-return]

@@ -105,14 +105,14 @@ def fit(
 
     Args:
         model: A name of timm's registry, or a module of your own, which is trained in place; None: the recipe's.
-        train: Images: a path as ``ditcnn train --data`` takes it; a map-style torch Dataset of (image, label), the image PIL,
-            a uint8 array or tensor, or a float tensor ``[C, H, W]`` that is taken as it is; a pair (images uint8
+        train: Images: a path as ``ditcnn train --data`` takes it; a map-style torch Dataset of (image, label), the image
+            PIL, a uint8 array or tensor, or a float tensor ``[C, H, W]`` that is taken as it is; a pair (images uint8
             ``[N, C, H, W]``, labels ``[N]``); None: the recipe's own data.
         val: Images to select on or to watch. Without them a part of train is held out, unless the path has such a part.
         test: Images for one test at the end.
         recipe: A name of `ditcnn.recipes`, a `Recipe`, or None for the one that suits the data.
         out: Folder of the run. Default: a new one below ``runs/``.
-        device: ``auto``, ``cpu``, ``cuda`` or ``mps``. This and the next ones: None for what the run or ``config`` has stored.
+        device: ``auto``, ``cpu``, ``cuda`` or ``mps``. None, for this and the next ones: what the run or ``config`` has.
         workers: Processes that read streamed images; 0: this one does.
         resume: Go on with the run in ``out`` (default: the newest), or begin it if there is none.
         skip_bad_images: Go on without images that cannot be decoded, and count them.
@@ -245,7 +245,7 @@ def _resolve(
     base = recipe if isinstance(recipe, Recipe) else base_of(name, None if str(named).startswith(OWN) else named)
     before = resolve(base, layers[:1], f"{folder}/config.yaml: ")
     wanted = resolve(resolve(before, layers[1:2], f"{config}: "), layers[2:])
-    wanted.check_names()
+    wanted.check()
     given = {key for layer in layers[1:] for key in layer}
     beside = Beside(**{key: value if value is not None else below.get(key, DEFAULTS[key]) for key, value in asked.items()})
     if stored is not None:
@@ -369,7 +369,7 @@ def _run(planned: Plan, processes: Processes, display: Display, callbacks: Seque
             processes=processes,
             callbacks=callbacks,
             checkpoint_minutes=planned.beside.checkpoint_minutes,
-        )  # fmt: skip
+        )
     )
     with ExitStack() as lock:
         processes.on_first(lambda: lock.enter_context(folder.locked(patience)))

@@ -1,4 +1,4 @@
-"""From what a user names as data - paths, torch Datasets, arrays - to the parts that a run trains on, watches and tests on."""
+"""From what a user names as data - paths, torch Datasets, arrays - to what a run trains on, watches and tests on."""
 
 import socket
 from collections.abc import Callable
@@ -10,9 +10,8 @@ import torch
 from torch.utils.data import Dataset
 from torchvision.transforms.functional import pil_to_tensor
 
-from ditcnn.data import channel_statistics, open_data
-from ditcnn.data.datasets import DatasetSource, from_arrays
-from ditcnn.data.images import ImageSet, digest_of
+from ditcnn.data import DatasetSource, channel_statistics, from_arrays, open_data
+from ditcnn.data.images import ImageData, ImageSet, digest_of
 from ditcnn.data.split import hold_out, hold_out_places
 from ditcnn.data.stream import EvalTransform, ImageSource, open_source
 from ditcnn.data.stream.source import subset
@@ -26,7 +25,7 @@ from ditcnn.train.sources import MemorySource, Source, StreamSource
 
 __all__ = ["Inputs", "named_data", "open_inputs"]
 
-Data = str | Path | Dataset[Any] | tuple[Any, Any] | None
+Data = str | Path | Dataset[Any] | tuple[Any, Any] | ImageData | None
 Part = ImageSet | ImageSource
 SAMPLED = 1000  # images from which mean and deviation of a streamed set are computed
 
@@ -56,7 +55,7 @@ class Inputs:
 
 def named_data(data: Data) -> str | None:
     """Return what a run's settings say of data: an absolute path, or the kind of a Python object."""
-    if data is None:
+    if data is None or isinstance(data, ImageData):
         return None
     if isinstance(data, str | Path):
         prefix = str(data).partition("/")[0].lower()
@@ -97,17 +96,15 @@ def open_inputs(
     """
     parts = _open_parts(train, val, test, recipe, name, processes)
     _tell_absent(parts.val or parts.test, display)
+    for note in parts.notes:
+        display.say(note)
     digest = processes.on_all(lambda: _digest(parts))
     expected = processes.on_first(lambda: digest)
     processes.on_all(lambda: _refuse_other(digest, expected))
     held_out: Part | None = None
     if recipe.protocol == "holdout" and parts.val is None:
         whole = parts.train
-        if isinstance(whole, ImageSet):
-            kept, held_out = hold_out(whole)
-        else:
-            places = hold_out_places(torch.from_numpy(whole.labels))
-            kept, held_out = subset(whole, places[0].numpy()), subset(whole, places[1].numpy())
+        kept, held_out = _held_out(whole)
         parts = replace(parts, train=kept, whole=whole)
     recipe = _with_statistics(recipe, parts, given, display.say)
     streamed = not isinstance(parts.train, ImageSet)
@@ -115,11 +112,12 @@ def open_inputs(
         raise InputError("`skip_bad_images` has no effect on images in memory; leave it out.")
     if streamed:
         size = recipe.img_size or (None if parts.size else size_of_model())
-        shape = parts.size if size is None else (3, size, size)
+        shape = parts.size if size is None and parts.size is not None else (3, size or 0, size or 0)
         interpolation = recipe.interpolation or interpolation_of_model()
     else:
         assert isinstance(parts.train, ImageSet)
-        shape = tuple(parts.train.images.shape[1:])
+        channels, height, width = parts.train.images.shape[1:]
+        shape = (channels, height, width)
         interpolation = recipe.interpolation or "bicubic"
     evaluation = EvalTransform(
         shape[1] if shape[1] == shape[2] else (shape[1], shape[2]),
@@ -146,6 +144,13 @@ def open_inputs(
     return Inputs(recipe, trained, selection, parts.classes, digest, evaluation, f"{counts}, {len(parts.classes)} classes")
 
 
+def _held_out(whole: Part) -> tuple[Part, Part]:
+    if isinstance(whole, ImageSet):
+        return hold_out(whole)
+    kept, held = hold_out_places(torch.from_numpy(whole.labels))
+    return subset(whole, kept.numpy()), subset(whole, held.numpy())
+
+
 @dataclass(frozen=True)
 class _Parts:
     train: Part
@@ -155,11 +160,12 @@ class _Parts:
     where: str
     size: tuple[int, int, int] | None = None  # (C, H, W) of images that are all of one
     whole: Part | None = None  # train with what is held out
+    notes: tuple[str, ...] = ()  # what a person should be told
 
 
 def _open_parts(train: Data, val: Data, test: Data, recipe: Recipe, name: str | None, processes: Processes) -> _Parts:
     """Open what is named; the data of a name alone have a second part, which is val in the protocol ``last``, else test."""
-    if val is None and test is None and (train is None or isinstance(train, str | Path)):
+    if val is None and test is None and (train is None or isinstance(train, str | Path | ImageData)):
         return _open_set(train, recipe, name, processes)
     opened = {part: _open_part(data, part, processes) for part, data in (("train", train), ("val", val), ("test", test))}
     first = opened["train"]
@@ -174,23 +180,30 @@ def _open_parts(train: Data, val: Data, test: Data, recipe: Recipe, name: str | 
         if len(shapes) > 1:
             raise InputError(f"images of all parts must be of one size; got {' and '.join(map(str, sorted(shapes)))}.")
         return _Parts(first, opened["val"], opened["test"], tuple(map(str, range(count))), "the images")
-    size = tuple(_values(first.read(0)[0]).shape) if isinstance(first, DatasetSource) else None
-    return _Parts(first, opened["val"], opened["test"], first.classes, first.where, size)
+    if not isinstance(first, DatasetSource):
+        return _Parts(first, opened["val"], opened["test"], first.classes, first.where)
+    channels, height, width = _values(first.read(0)[0]).shape
+    return _Parts(first, opened["val"], opened["test"], first.classes, first.where, (channels, height, width))
 
 
 def _open_set(data: Any, recipe: Recipe, name: str | None, processes: Processes) -> _Parts:
     kind = RECIPES[name].data if name is not None else None
+    if isinstance(data, ImageData):
+        return _in_memory(data, recipe, "the images")
     if kind == "photographs" or (kind is None and not holds_small_images(data)):
         train = processes.on_all(lambda: open_source(data, "train"))
         other = processes.on_all(lambda: open_source(data, "val", classes=train.classes))
         last = recipe.protocol == "last"
-        return _Parts(train, other if last else None, None if last else other, train.classes, train.where)
+        val, test = (other, None) if last else (None, other)
+        return _Parts(train, val, test, train.classes, train.where, notes=tuple(dict.fromkeys((*train.notes, *other.notes))))
     path = None if data is None else Path(data).expanduser()
-    images = processes.on_all(lambda: open_data(path, kind or "cifar10"))
-    where = str(path or name)
-    if recipe.protocol == "last":
-        return _Parts(images.train, images.test, None, images.classes, where)
-    return _Parts(images.train, None, images.test, images.classes, where)
+    images = processes.on_all(lambda: open_data(path, kind or "cifar10", img_size=recipe.img_size))
+    return _in_memory(images, recipe, str(path or name))
+
+
+def _in_memory(images: ImageData, recipe: Recipe, where: str) -> _Parts:
+    watched, tested = (images.test, None) if recipe.protocol == "last" else (None, images.test)
+    return _Parts(images.train, watched, tested, images.classes, where, notes=images.notes)
 
 
 def _open_part(data: Data, part: str, processes: Processes) -> Part | None:
@@ -202,6 +215,8 @@ def _open_part(data: Data, part: str, processes: Processes) -> Part | None:
         return from_arrays(*data)
     if isinstance(data, str | Path):
         return processes.on_all(lambda: _named_part(data, part))
+    if isinstance(data, ImageData):
+        raise InputError(f"{part} must be images alone, not a set with parts of its own.")
     return processes.on_all(lambda: DatasetSource(data))
 
 

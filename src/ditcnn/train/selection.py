@@ -59,7 +59,7 @@ class Selection(Protocol):
         ...
 
     def result(self, progress: Progress, line: dict[str, Any], of: str, test: dict[str, float]) -> dict[str, Any]:
-        """Return the result's line from the last epoch's, which weights (raw or ema) count, and their scores on test, if any."""
+        """Return the result's line from the last epoch's, which weights (raw or ema) count, and their scores on test."""
         ...
 
 
@@ -119,7 +119,7 @@ class Last:
 
     def result(self, progress: Progress, line: dict[str, Any], of: str, test: dict[str, float]) -> dict[str, Any]:
         """Return the last epoch's scores, and the best one's as such."""
-        own = {"watched": self.name, "model": of}
+        own: dict[str, Any] = {"watched": self.name, "model": of}
         own |= {name: value for name, value in line.items() if name.startswith(self.name)}
         own |= {f"best_{self.name}_top1": progress.best_top1, f"best_{self.name}_epoch": progress.best_epoch}
         return own | {f"best_{self.name}_of": progress.best_of} | _on_test(test)

@@ -59,7 +59,7 @@ def read_settings(path: Path) -> dict[str, Any]:
             content = file.read(MOST_BYTES + 1)
         if len(content) > MOST_BYTES:
             raise InputError(f"{path} is too large for settings.")
-        found = yaml.safe_load(content)
+        found: Any = yaml.safe_load(content)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}.") from None
     except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
@@ -77,7 +77,7 @@ def read_settings(path: Path) -> dict[str, Any]:
         found = of_first_edition(found, named.streamed)
     elif edition not in (1, EDITION):
         raise InputError(f"{path} is of edition {edition}, which this version of ditcnn does not know.")
-    return found
+    return dict(found)
 
 
 def resolve(base: Recipe, layers: Sequence[Mapping[str, Any]], where: str = "") -> Recipe:
@@ -105,13 +105,14 @@ def with_weights(recipe: Recipe, given: set[str], streamed: bool) -> Recipe:
     Images are as they want them; a folder's model has the arguments that it was made with, which a resumed run has no
     weights to take them from.
     """
-    if recipe.pretrained is None:
+    weights = recipe.pretrained
+    if weights is None:
         return recipe
     if streamed:
-        wanted = {name: value for name, value in images_of(recipe.pretrained).items() if name not in given}
+        wanted = {name: value for name, value in images_of(weights).items() if name not in given}
         recipe = replace(recipe, **wanted)
     asked = recipe.model_arguments()
-    own = [f"{key}={value!r}" for key, value in arguments_of(recipe.pretrained, recipe.model).items() if key not in asked]
+    own = [f"{key}={value!r}" for key, value in arguments_of(weights, recipe.model).items() if key not in asked]
     return replace(recipe, model_kwargs=(*own, *recipe.model_kwargs))
 
 
@@ -121,8 +122,8 @@ def refuse_changes(stored: Recipe, wanted: Recipe, config: Path) -> None:
         then, now = getattr(stored, name), getattr(wanted, name)
         if then != now:
             raise InputError(
-                f"`{name}` is {then} in {config} and {now} here; a resumed run keeps its settings. Name another folder for a "
-                "new run."
+                f"`{name}` is {then} in {config} and {now} here; a resumed run keeps its settings. Name another folder for "
+                "a new run."
             )
 
 

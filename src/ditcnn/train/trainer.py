@@ -533,6 +533,6 @@ def _check_smallest_batch(model: nn.Module, train: Source, cut: Cut, device: tor
         copy.deepcopy(model).train()(torch.zeros(1, *train.image_shape, device=device))
     except ValueError as error:
         raise InputError(
-            f"{len(train)} training images in batches of {cut.batch_size} leave a batch of one, which this model cannot train "
-            f"on ({error}). Choose another `batch_size`."
+            f"{len(train)} training images in batches of {cut.batch_size} leave a batch of one, which this model cannot "
+            f"train on ({error}). Choose another `batch_size`."
         ) from None
