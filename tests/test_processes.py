@@ -11,7 +11,7 @@ import torch
 from ditcnn.cli import main
 from ditcnn.data.stream import open_source
 from ditcnn.system.failures import explained
-from ditcnn.train import RunFolder, StreamTrainer
+from ditcnn.train import RunFolder, Trainer
 from tests.conftest import write_class_folders
 from tests.forks import run_forks, torchruns
 
@@ -70,14 +70,14 @@ def test_other_images_in_another_process_end_both_and_that_one_tells(monkeypatch
 
 
 def test_an_error_of_one_process_is_told_by_it_and_ends_the_other(monkeypatch):
-    build = StreamTrainer.__init__
+    build = Trainer.__init__
 
     def short_of_memory(trainer, *arguments, **options):
         build(trainer, *arguments, **options)
         if os.environ["RANK"] == "1":
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nmore")
 
-    monkeypatch.setattr(StreamTrainer, "__init__", short_of_memory)
+    monkeypatch.setattr(Trainer, "__init__", short_of_memory)
     (first, silent), (second, told) = two(*SETTINGS, "--data", images("images"), "--out", "run")
     assert second == 1
     assert "ditcnn: out of memory: CUDA out of memory. Tried to allocate 2 GiB. Lower --batch-size" in told
