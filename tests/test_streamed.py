@@ -277,7 +277,7 @@ def test_a_run_that_a_bad_image_stopped_goes_on_without_it():
     ("arguments", "message"),
     [
         (["--global-batch", "13"], "--global-batch must be a multiple of --batch-size; got 13 and 4"),
-        (["--global-batch", "60"], "51 training images are fewer than --global-batch 60"),
+        (["--global-batch", "60"], "51 training images are fewer than a batch of 60"),
         (["--warmup-epochs", "2"], "--warmup-epochs must be below --epochs; got 2 of 2"),
         (["--batch-size", "3"], "--batch-size must be even; got 3"),
         (["--crop-padding", "4"], "--scale and --crop-padding both crop: set one of them to None or 0"),

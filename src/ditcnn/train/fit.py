@@ -15,11 +15,12 @@ import timm
 import torch
 from torch import nn
 
+from ditcnn.data.stream.workers import end_if_importing_main
 from ditcnn.recipes import OWN, RECIPES, Recipe
 from ditcnn.system.devices import choose_device
 from ditcnn.system.display import Display
 from ditcnn.system.environment import record_launch
-from ditcnn.system.errors import InputError, ToldElsewhere, reason
+from ditcnn.system.errors import Diverged, InputError, ToldElsewhere, reason
 from ditcnn.system.failures import explained
 from ditcnn.system.processes import Processes
 from ditcnn.system.signals import Stopped
@@ -127,6 +128,7 @@ def fit(
         Stopped: A signal asked for it; a checkpoint is saved.
         Diverged, RunFailed: The run could not go on.
     """
+    end_if_importing_main()
     processes = Processes.join()
     display = display or Display(quiet=not processes.first)
     restarted = processes.any_restarted()  # the run is then the one that the processes before have begun
@@ -146,6 +148,9 @@ def fit(
         if (failure := explained(error)) is error:
             raise
         raise failure from None
+    except (InputError, Diverged, Stopped, ToldElsewhere):  # on which all processes have agreed
+        processes.leave()
+        raise
     processes.leave()
     return result
 
@@ -387,12 +392,7 @@ def _run(planned: Plan, processes: Processes, display: Display, callbacks: Seque
         try:
             summary = trainer.run()
         except Stopped as stop:
-            processes.leave()
             raise Stopped(stop.signum, f"checkpoint saved; go on with: {_command(path, processes)}") from None
-        except ToldElsewhere as told:
-            if isinstance(told.error, Stopped):
-                processes.leave()
-            raise
         except OSError as error:
             raise InputError(
                 f"{reason(error)}. The newest checkpoint stands; go on with --resume when that is mended."
