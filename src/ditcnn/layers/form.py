@@ -1,11 +1,13 @@
 """The quadratic form as a module: of vectors, and of feature maps."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 
+from ditcnn.layers.foreign import as_leaf
 from ditcnn.layers.norm import Norm, make_norm
 from ditcnn.ops import low_rank_form, quadratic_form
 
@@ -83,6 +85,8 @@ class QuadraticForm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the form of each vector."""
+        if isinstance(x, Proxy):
+            return cast(Tensor, as_leaf(self, x))
         return quadratic_form(x, self.weight) if self.rank is None else low_rank_form(x, self.u, self.v)
 
     def extra_repr(self) -> str:
@@ -138,10 +142,13 @@ class QuadraticForm2d(QuadraticForm):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the form at every position."""
+        if isinstance(x, Proxy):
+            return cast(Tensor, as_leaf(self, x))
         if x.ndim not in (3, 4) or x.shape[-3] != self.in_features:
             raise ValueError(f"x must have shape [N, {self.in_features}, H, W]; got {list(x.shape)}.")
         z = self.norm(x if x.ndim == 4 else x[None]).reshape(x.shape)
-        y = super().forward(z.movedim(-3, -1)).movedim(-1, -3)
+        first, last = x.ndim - 3, x.ndim - 1  # the older ONNX exporter copies negative dimensions as they are
+        y = super().forward(z.movedim(first, last)).movedim(last, first)
         if not self.spatial_transpose:
             return y
         if x.shape[-2] != x.shape[-1]:
