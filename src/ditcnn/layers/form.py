@@ -9,6 +9,7 @@ from torch.fx import Proxy
 
 from ditcnn.layers.foreign import as_leaf
 from ditcnn.layers.norm import Norm, make_norm
+from ditcnn.layers.rates import watch_rate
 from ditcnn.ops import low_rank_form, quadratic_form
 
 __all__ = ["QuadraticForm", "QuadraticForm2d"]
@@ -68,6 +69,11 @@ class QuadraticForm(nn.Module):
             self.u = nn.Parameter(torch.empty(rank, in_features, **factory))
             self.v = nn.Parameter(torch.empty(out_features, rank, **factory))
         self.reset_parameters()
+        watch_rate(self, rate)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:  # of a copy, whose parameters are others
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        watch_rate(self, self.rate)
 
     def reset_parameters(self) -> None:
         """Set the form to zero."""
@@ -138,6 +144,7 @@ class QuadraticForm2d(QuadraticForm):
     ) -> None:
         super().__init__(in_channels, out_channels, rank=rank, rate=rate, device=device, dtype=dtype)
         self.norm = make_norm(norm, in_channels, map_size, device=device, dtype=dtype)
+        watch_rate(self.norm, rate)
         self.spatial_transpose = spatial_transpose
 
     def forward(self, x: Tensor) -> Tensor:
