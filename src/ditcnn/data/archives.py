@@ -173,7 +173,7 @@ def entries(file: IO[bytes], where: str) -> Iterator[Entry]:
             if (info := archive.next()) is None:
                 _check_end(file, archive.offset)
                 return
-            archive.members.clear()  # else it keeps a kilobyte for each of a million
+            archive.members.clear()  # type: ignore[attr-defined]  # else it keeps a kilobyte for each of a million
             if info.size < 0 or archive.offset < info.offset_data:  # older Pythons would go round for ever
                 raise _Damaged(f"a file of {info.size} bytes")
         name = os.path.normpath(info.name)
