@@ -483,6 +483,16 @@ def test_jfif_is_jpeg(tmp_path):
     assert len(open_source(folder, "train")) == 7
 
 
+@pytest.mark.parametrize("archive", [False, True])
+def test_pictures_of_formats_that_are_not_read_are_counted(tmp_path, archive):
+    folder = write_class_folders(tmp_path / "set")
+    for name in ("1.heic", "2.HEIC", "3.gif", "notes.txt"):
+        (folder / "train" / "cat" / name).write_bytes(b"x")
+    path = write_tar(folder, tmp_path / "s.tar") if archive else folder
+    for notes in (open_data(path, "cifar10").notes, open_source(path, "train").notes):
+        assert [note.partition(" are")[0] for note in notes] == ["3 pictures (.gif, .heic)"]
+
+
 def test_links_that_go_round_end_and_those_to_nothing_are_counted(tmp_path):
     folder = write_class_folders(tmp_path / "set")
     for name, target in (

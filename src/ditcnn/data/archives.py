@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
-from ditcnn.data.decoding import MAX_IMAGE_BYTES
+from ditcnn.data.decoding import MAX_IMAGE_BYTES, in_words
 from ditcnn.data.names import is_image, is_junk
 from ditcnn.system.errors import InputError
 
@@ -110,8 +110,7 @@ def _told(where: str) -> Iterator[None]:
     try:
         yield
     except _DAMAGE as error:
-        words = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-        raise InputError(f"{where} is no whole tar archive: {words}. Copy, pack or download it again.") from None
+        raise InputError(f"{where} is no whole tar archive: {in_words(error)}. Copy, pack or download it again.") from None
 
 
 def list_archive(path: Path, *, compressed: bool = True) -> Listing:
