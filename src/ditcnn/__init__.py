@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ditcnn.groups import parameter_groups
     from ditcnn.layers import QuadraticConv2d, QuadraticForm, QuadraticForm2d, QuadraticLinear
     from ditcnn.ops import low_rank_form, quadratic_form
+    from ditcnn.use import evaluate, load, predict
 
 __version__ = "0.1.0"
 __all__ = [
@@ -25,9 +26,12 @@ __all__ = [
     "QuadraticLinear",
     "add_quadratic",
     "candidate_places",
+    "evaluate",
+    "load",
     "low_rank_form",
     "models",
     "parameter_groups",
+    "predict",
     "quadratic_form",
     "quadratic_terms",
     "remove_quadratic",
@@ -38,6 +42,7 @@ _MODULES = {
     "ditcnn.groups": ("parameter_groups",),
     "ditcnn.layers": ("QuadraticConv2d", "QuadraticForm", "QuadraticForm2d", "QuadraticLinear"),
     "ditcnn.ops": ("low_rank_form", "quadratic_form"),
+    "ditcnn.use": ("evaluate", "load", "predict"),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 _SUBMODULES = ("convert", "groups", "layers", "models", "ops")  # usable after ``import ditcnn`` alone

@@ -19,10 +19,10 @@ from ditcnn.system.display import Display
 from ditcnn.system.errors import InputError
 from ditcnn.system.processes import Processes
 from ditcnn.train.evaluate import evaluate
-from ditcnn.train.export import export_model
 from ditcnn.train.folder import RunFolder
 from ditcnn.train.optim import set_lr
 from ditcnn.train.run import Run
+from ditcnn.train.saved import export_model
 
 __all__ = ["Trainer"]
 

@@ -31,10 +31,10 @@ from ditcnn.system.display import Display
 from ditcnn.system.errors import InputError
 from ditcnn.system.processes import Processes
 from ditcnn.train.evaluate import evaluate_batches, mean_scores
-from ditcnn.train.export import save_model
 from ditcnn.train.folder import RunFolder
 from ditcnn.train.optim import set_lr
 from ditcnn.train.run import Run
+from ditcnn.train.saved import save_model
 
 __all__ = ["StreamTrainer"]
 
