@@ -5,8 +5,10 @@ import sys
 
 import pytest
 
+from ditcnn.cli import COMMANDS
+
 HEAVY = ("torch", "timm", "numpy", "torchvision", "matplotlib")
-LIGHT = ("bench", "data", "report")
+LIGHT = sorted(set(COMMANDS) - {"train", "reproduce"})
 
 
 def python(code: str, *arguments: str) -> subprocess.CompletedProcess:

@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         finish_output()
     except SystemExit:  # help was asked for and is printed
         raise
-    except BaseException as error:  # whatever it is, it ends in one line
+    except (Exception, KeyboardInterrupt) as error:  # whatever it is, it ends in one line
         message, status = outcome(error)
         if message:
             tell(message)

@@ -24,11 +24,11 @@ from ditcnn.system.failures import explained
 from ditcnn.system.processes import Processes
 from ditcnn.system.signals import Stopped
 from ditcnn.train.build import build_model
-from ditcnn.train.export import save_model
 from ditcnn.train.folder import RunFolder
 from ditcnn.train.inputs import Data, Inputs, named_data, open_inputs
 from ditcnn.train.matching import match_recipe
 from ditcnn.train.metrics import read_metrics
+from ditcnn.train.saved import save_model
 from ditcnn.train.settings import (
     DEFAULTS,
     FIELDS,
@@ -350,10 +350,11 @@ def _run(planned: Plan, processes: Processes, display: Display, callbacks: Seque
         "crop_pct": inputs.evaluation.crop_pct,
         "crop_mode": inputs.evaluation.crop_mode,
         "interpolation": inputs.evaluation.interpolation,
+        "exif_orientation": inputs.upright,
     }
 
     def export(model: nn.Module) -> None:
-        save_model(model, path, classes=inputs.classes, data_config=config, own_module=recipe.own_module)
+        save_model(model, path, classes=inputs.classes, data_config=config)
 
     trainer = processes.on_all(
         lambda: Trainer(
