@@ -404,6 +404,21 @@ def test_a_set_of_the_hub_is_read_through_timms_reader(monkeypatch):
         open_source("hfds/set", "train")
 
 
+def test_columns_of_a_set_of_the_hub_are_taken_by_name_and_labels_may_be_text(monkeypatch):
+    asked = {}
+
+    def reader(name, split, **columns):
+        asked.update(columns)
+        return HubReader(split, ["dog", "cat"], column="animal")
+
+    monkeypatch.setattr("ditcnn.data.stream.hub.create_reader", reader)
+    source = open_source("hfds/set", "train", image_column="photo", label_column="animal")
+    assert asked == {"input_key": "photo", "target_key": "animal"}
+    assert (source.classes, source.labels.tolist()) == (("cat", "dog"), [1, 0])
+    with pytest.raises(InputError, match="a class 'cat' that is not among the 2 known ones"):
+        open_source("hfds/set", "train", ("dog", "eel"), label_column="animal")
+
+
 # --- order and batches
 
 
