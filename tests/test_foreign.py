@@ -398,3 +398,38 @@ def test_thop_counts_what_info_says_with_our_counters():
         norm = 2 * 64 * 8 * 8 * (name in ("resnet18", "low rank"))  # thop counts norms, ours those of terms too
         term = cost_of(net, shape, 2).macs_executed - cost_of(twin, shape, 2).macs_executed
         assert abs(macs - plain - term) <= 2 * norm
+
+
+def test_a_change_of_the_patches_size_is_warned_of():
+    vit = timm.create_model("vit_tiny_patch16_224", depth=1, embed_dim=24, num_heads=2)
+    add_quadratic(vit, "patch_embed.proj", rank=2)
+    with pytest.warns(UserWarning, match=f"a Conv2d takes the place of proj, a QuadraticConv2d, {LOST}"):
+        vit.patch_embed.set_input_size(patch_size=8)
+
+
+def test_a_first_convolution_with_a_term_refuses_weights_for_other_channels(tmp_path):
+    kwargs = dict(base="resnet18", where=["conv1"])
+    timm.models.save_for_hf(timm.create_model("with_quadratic", **kwargs), tmp_path, safe_serialization=True)
+    with pytest.raises(RuntimeError, match=r"size mismatch for conv1\.quadratic\.weight"):
+        timm.create_model(f"local-dir:{tmp_path}", pretrained=True, in_chans=1)
+
+
+def test_a_term_that_fsdp_shards_by_itself_in_bfloat16_has_the_gradient_of_one_in_bfloat16(tmp_path):
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+    torch.manual_seed(0)
+    model = alive(timm.create_model("dit_resnet20"))
+    half = copy.deepcopy(model)
+    half.layer2[0].quadratic.bfloat16().register_forward_pre_hook(lambda module, inputs: (inputs[0].bfloat16(),))
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    try:
+        mesh, policy = init_device_mesh("cpu", (1,)), MixedPrecisionPolicy(torch.bfloat16, torch.float32)
+        fully_shard(model.layer2[0].quadratic, mesh=mesh, mp_policy=policy)
+        fully_shard(model, mesh=mesh)
+        for net in (model, half):
+            net(PHOTOS).square().mean().backward()
+        gradient = model.layer2[0].quadratic.weight.grad.full_tensor()
+        assert torch.equal(gradient, half.layer2[0].quadratic.weight.grad.float())
+    finally:
+        torch.distributed.destroy_process_group()
