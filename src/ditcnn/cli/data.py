@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ditcnn.cli.parsing import parse
 from ditcnn.system.errors import InputError, nearest
-from ditcnn.system.text import plain_console
+from ditcnn.system.text import plain_console, visible
 
 if TYPE_CHECKING:
     from ditcnn.data.imagenet_archives import ClassImages
@@ -75,7 +75,7 @@ def _prepare_imagenet(flags: ImagenetFlags) -> None:
         preparation.check_disk()
         prepared = _run(preparation)
     for part, done in prepared.items():
-        print(f"{flags.out / part}: {_summary(done, counted=devkit is not None)}")
+        print(f"{visible(flags.out / part)}: {_summary(done, counted=devkit is not None)}")
 
 
 def _run(preparation: "Preparation") -> "dict[str, Prepared]":

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import tyro
-import yaml
 
+from ditcnn.system.documents import read_yaml
 from ditcnn.system.errors import InputError, nearest
 
 __all__ = ["flag", "given", "parse", "read_config"]
@@ -28,6 +28,7 @@ def parse(
         SystemExit: ``--help`` was asked for and printed.
     """
     see = f"See {prog} --help."
+    _refuse_empty(argv, file)
     box = io.StringIO()
     try:
         with contextlib.redirect_stderr(box):
@@ -44,6 +45,20 @@ def parse(
         raise InputError(f"unknown {kind} {word}.{nearest(word.partition('=')[0], known)} {see}")
     result: Flags = parsed
     return result
+
+
+def _refuse_empty(argv: Sequence[str], file: Path | None) -> None:
+    """Raise `InputError` for an empty word, as a shell makes of a variable that is not set: it would mean this folder."""
+    before = ""
+    for word in argv:
+        name, equals, value = word.partition("=")
+        if not word or (word.startswith("--") and equals and not value):
+            what = f"{file}: " if file else ""
+            of = f" of {name or before}" if (name or before).startswith("--") else ""
+            raise InputError(f"{what}the value{of} is empty; is a variable of the shell not set?")
+        if "\0" in word:
+            raise InputError(f"{name if equals else before or 'an argument'} has a NUL in it, which no name can have.")
+        before = word
 
 
 def flag(name: str) -> str:
@@ -63,11 +78,9 @@ def read_config(path: Path, known: Iterable[str], positional: str) -> list[str]:
         InputError: The file cannot be read, or has a key that is not ``known``.
     """
     try:
-        settings = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}.") from None
+        settings = read_yaml(path)
+    except FileNotFoundError:
+        raise InputError(f"{path}: No such file or directory.") from None
     if not isinstance(settings, dict):
         raise InputError(f"{path} must hold settings as 'name: value' lines.")
     known = list(known)

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from ditcnn.system.text import visible
+
 __all__ = ["Display"]
 
 
@@ -19,7 +21,7 @@ class Display:
 
     def __init__(self, unit: str | None = "steps", quiet: bool = False) -> None:
         self._quiet = quiet
-        self.console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=quiet)
+        self.console = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True, quiet=quiet)
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=30),
@@ -50,11 +52,11 @@ class Display:
 
     def say(self, message: str) -> None:
         """Print a line."""
-        self._progress.console.print(message, markup=False)
+        self._progress.console.print(visible(message), markup=False)
 
     def warn(self, message: str) -> None:
         """Print a warning."""
-        self._progress.console.print(f"warning: {message}", style="yellow", markup=False)
+        self._progress.console.print(f"warning: {visible(message)}", style="yellow", markup=False)
 
     def alert(self, message: str) -> None:
         """Print a warning in any case: of what only this process knows."""
