@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ditcnn.cli.parsing import parse
 from ditcnn.system.errors import InputError, nearest
-from ditcnn.system.text import plain_console
+from ditcnn.system.text import plain_console, visible
 
 if TYPE_CHECKING:
     from ditcnn.data.imagenet_archives import ClassImages
@@ -89,7 +89,7 @@ def _prepare_imagenet(flags: ImagenetFlags) -> None:
         prepared = _run(preparation)
     for part, done in prepared.items():
         says = "the devkit says" if devkit else f"{flags.val_solution} says" if part == "val" else None
-        print(f"{flags.out / part}: {_summary(done, says)}")
+        print(f"{visible(flags.out / part)}: {_summary(done, says)}")
 
 
 def _truth(flags: ImagenetFlags, devkit: "Devkit | None") -> tuple[dict[int, str], str]:

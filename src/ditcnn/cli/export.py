@@ -13,7 +13,7 @@ import tyro
 
 from ditcnn.cli.parsing import parse
 from ditcnn.system.errors import InputError
-from ditcnn.system.text import one_line
+from ditcnn.system.text import one_line, visible
 
 if TYPE_CHECKING:
     from torch import nn
@@ -72,7 +72,7 @@ def export_command(argv: list[str]) -> None:
             raise InputError(f"{flags.model} cannot be written as {flags.format}: {one_line(error)}") from None
         file.chmod(0o666 & ~_umask())  # safetensors makes files that only their owner reads
         os.replace(file, flags.out)
-    print(f"{flags.out}: {flags.model} as {flags.format}, images [N, {', '.join(map(str, shape))}]")
+    print(f"{visible(flags.out)}: {visible(flags.model)} as {flags.format}, images [N, {', '.join(map(str, shape))}]")
 
 
 def _umask() -> int:
@@ -94,5 +94,6 @@ def _write(model: "nn.Module", shape: tuple[int, int, int], form: str, file: Pat
     if form == "torch-export":
         torch.export.save(exported, file)
         return
-    program: Any = torch.onnx.export(exported, input_names=["images"], output_names=["logits"], verbose=False)
+    names: dict[str, Any] = {"input_names": ["images"], "output_names": ["logits"]}
+    program: Any = torch.onnx.export(exported, **names, dynamic_shapes=({0: "batch"},), verbose=False)
     program.save(file, external_data=False)

@@ -57,7 +57,7 @@ def info_command(argv: list[str]) -> None:
     terms, twin = terms_and_twin(model)
     try:
         cost, plain = cost_of(model, shape, flags.batch_size), cost_of(twin, shape, flags.batch_size)
-    except (ValueError, RuntimeError) as error:  # as batch normalisation of a single number
+    except (ValueError, RuntimeError, TypeError, OverflowError) as error:  # as batch normalisation of a single number
         told = f"{flags.model} cannot train on {flags.batch_size} images of {shape}: {one_line(error)}"
         raise InputError(told) from None
     if flags.json:

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from ditcnn.system.text import visible
+
 __all__ = ["Display", "duration"]
 
 SECONDS_A_LINE = 30.0
@@ -81,11 +83,11 @@ class Display:
 
     def say(self, message: str) -> None:
         """Print a line."""
-        self._progress.console.print(message, markup=False, emoji=False)
+        self._progress.console.print(visible(message), markup=False, emoji=False)
 
     def warn(self, message: str) -> None:
         """Print a warning."""
-        self._progress.console.print(f"warning: {message}", style="yellow", markup=False, emoji=False)
+        self._progress.console.print(f"warning: {visible(message)}", style="yellow", markup=False, emoji=False)
 
     def alert(self, message: str) -> None:
         """Print a warning in any case: of what only this process knows."""
