@@ -85,10 +85,7 @@ TABLE4 = compared.trained_experiment(
     budgets={
         "smoke": Budget(compared.Training("smoke", ARMS), 2, "networks of one epoch on made images.", "11 s"),
         "quick": Budget(
-            compared.Training("short", ARMS),
-            5,
-            "networks of 4 epochs of CIFAR-10; those of the comparison, where they lie beside.",
-            "18 min",
+            compared.Training("short", ARMS), 5, "networks of 4 epochs of CIFAR-10; they are the comparison's.", "18 min"
         ),
         "full": Budget(
             compared.Training("paper", ARMS, depths=(20, 32, 56, 110), sets=("cifar10", "cifar100")),
