@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import timm
 import torch
@@ -17,33 +16,18 @@ __all__ = ["TABLE3"]
 
 PAPER = "Liu et al., NeurIPS 2024, Table 3"
 
-# Top-1 on ImageNet-1K at 224x224 in percent, and parameters in millions where the network is not built here.
-FAMILIES: dict[str, tuple[dict[str, Any], ...]] = {
-    "Dit-ConvNeXt": (
-        {"net": "Dit-ConvNeXt-T", "model": "dit_convnext_tiny", "top1": 82.6, "source": PAPER},
-        {"net": "Dit-ConvNeXt-S", "model": "dit_convnext_small", "top1": 83.6, "source": PAPER},
-        {"net": "Dit-ConvNeXt-B", "model": "dit_convnext_base", "top1": 84.2, "source": PAPER},
-    ),
-    "ConvNeXt": (
-        {"net": "ConvNeXt-T", "model": "convnext_tiny", "top1": 82.1, "source": PAPER},
-        {"net": "ConvNeXt-S", "model": "convnext_small", "top1": 83.1, "source": PAPER},
-        {"net": "ConvNeXt-B", "model": "convnext_base", "top1": 83.8, "source": PAPER},
-    ),
-    "DeepMAD": (
-        {"net": "DeepMAD-29M", "millions": 29, "top1": 82.5, "source": "TinyNAS, README"},
-        {"net": "DeepMAD-50M", "millions": 50, "top1": 83.9, "source": "TinyNAS, README"},
-        {"net": "DeepMAD-89M", "millions": 89, "top1": 84.0, "source": "TinyNAS, README"},
-    ),
-    "others": (
-        {"net": "HorNet-T (7x7)", "top1": 82.8, "source": "HorNet, README"},
-        {"net": "HorNet-S (7x7)", "top1": 83.8, "source": "HorNet, README"},
-        {"net": "HorNet-B (7x7)", "top1": 84.2, "source": "HorNet, README"},
-        {"net": "QuadraNet, transformers, state-space models", "source": PAPER},
-    ),
+# Top-1 on ImageNet-1K at 224x224 in percent: of the networks that are built here, and of others with parameters in millions.
+QUOTED = {
+    "Dit-ConvNeXt": {"dit_convnext_tiny": 82.6, "dit_convnext_small": 83.6, "dit_convnext_base": 84.2},
+    "ConvNeXt": {"convnext_tiny": 82.1, "convnext_small": 83.1, "convnext_base": 83.8},
 }
-_QUOTED = {own["model"]: own for own in (*FAMILIES["Dit-ConvNeXt"], *FAMILIES["ConvNeXt"])}
-_OTHERS = (*FAMILIES["DeepMAD"], *FAMILIES["others"])
-_KINDS = {"Dit-ConvNeXt": "dit_convnext", "ConvNeXt": "convnext"}
+DEEPMAD = ((29, 82.5), (50, 83.9), (89, 84.0))  # TinyNAS, README
+HORNET = {"T": 82.8, "S": 83.8, "B": 84.2}  # HorNet, README
+_NAMED = {
+    model: (f"{family}-{size}", top1)
+    for family, models in QUOTED.items()
+    for size, (model, top1) in zip("TSB", models.items(), strict=True)
+}
 
 
 @dataclass(frozen=True)
@@ -54,7 +38,7 @@ class Settings:
 
 
 def _cells(plan: Plan[Settings]) -> list[Cell]:
-    return [{"model": f"{kind}_{size}"} for kind in _KINDS.values() for size in plan.settings.sizes]
+    return [{"model": f"{kind}_{size}"} for kind in ("dit_convnext", "convnext") for size in plan.settings.sizes]
 
 
 def _run(cell: Cell, context: Context) -> Numbers:
@@ -65,24 +49,20 @@ def _run(cell: Cell, context: Context) -> Numbers:
 
 
 def _summarise(rows: Sequence[Row]) -> Summary:
-    unknown = {"top1": None, "source": "not in the paper"}
-    return {"nets": [{"net": row["model"]} | unknown | _QUOTED.get(row["model"], {}) | row for row in rows]}
+    return {"nets": rows}
 
 
 def _table(summary: Summary) -> list[Block]:
     head = ["network", "parameters", "GMACs", "GMACs, symmetry used", "top-1 [%], quoted", "ours", "source"]
-    rows = [
-        [
-            own["net"], f"{own['parameters']:,}", f"{own['macs'] / 1e9:.2f}", f"{own['macs_executed'] / 1e9:.2f}",
-            "-" if own["top1"] is None else f"{own['top1']:.1f}", "not trained", own["source"],
-        ]
-        for own in summary["nets"]
-    ]  # fmt: skip
-    rows += [
-        [own["net"], f"{own['millions']}M" if "millions" in own else "-", "-", "-",
-         f"{own['top1']:.1f}" if "top1" in own else "not available as text", "-", own["source"]]
-        for own in _OTHERS
-    ]  # fmt: skip
+    rows = []
+    for own in summary["nets"]:
+        name, top1 = _NAMED.get(own["model"], (own["model"], None))
+        costs = [f"{own['parameters']:,}", f"{own['macs'] / 1e9:.2f}", f"{own['macs_executed'] / 1e9:.2f}"]
+        quoted = ["-", "not trained", "not in the paper"] if top1 is None else [f"{top1:.1f}", "not trained", PAPER]
+        rows.append([name, *costs, *quoted])
+    rows += [[f"DeepMAD-{size}M", f"{size}M", "-", "-", f"{top1:.1f}", "-", "TinyNAS, README"] for size, top1 in DEEPMAD]
+    rows += [[f"HorNet-{size} (7x7)", "-", "-", "-", f"{top1:.1f}", "-", "HorNet, README"] for size, top1 in HORNET.items()]
+    rows.append(["QuadraNet, transformers, state-space models", "-", "-", "-", "not available as text", "-", PAPER])
     train = "torchrun --nproc_per_node=8 -m ditcnn train imagenet --model {} --data DIR"
     commands = "\n".join(train.format(own["model"]) for own in summary["nets"])
     return [
@@ -96,10 +76,12 @@ def _table(summary: Summary) -> list[Block]:
 def _draw(summary: Summary, rows: Sequence[Row]) -> Figures:
     figure, panels = new_figure(4.6, 3.0)
     axes = panels[0, 0]
-    built = {own["model"]: own["parameters"] / 1e6 for own in summary["nets"]}
-    for index, name in enumerate(("Dit-ConvNeXt", "ConvNeXt", "DeepMAD")):
-        points = [(own["millions"] if "millions" in own else built.get(own["model"]), own["top1"]) for own in FAMILIES[name]]
-        points = [(x, y) for x, y in points if x is not None]
+    millions = {own["model"]: own["parameters"] / 1e6 for own in summary["nets"]}
+    families: dict[str, Sequence[tuple[float, float]]] = {
+        family: [(millions[model], top1) for model, top1 in models.items() if model in millions]
+        for family, models in QUOTED.items()
+    }
+    for index, (name, points) in enumerate((families | {"DeepMAD": DEEPMAD}).items()):
         axes.plot([x for x, _ in points], [y for _, y in points], label=name, **line_style(index))
     axes.set(xlabel="parameters [millions]", ylabel="ImageNet top-1 [%], quoted")
     axes.legend()

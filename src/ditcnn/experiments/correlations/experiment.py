@@ -94,48 +94,33 @@ def _summarise(rows: Sequence[Row]) -> Summary:
     """Return accuracies in percent with intervals over seeds, differences in points, and ratios of samples."""
     optimum = [row for row in rows if row["method"] == "bayes"]
     runs = sorted((row for row in rows if row["method"] != "bayes"), key=lambda row: row["seed"])
-    runs_in_order = [row for row in rows if row["method"] != "bayes"]
-    main = next(row["strength"] for row in runs_in_order if row["method"] in RULES)
-    places = grouped(runs_in_order, "family", "strength", "samples")
-    by_method = grouped(runs, "family", "strength", "samples", "method")
-    top1 = {settings: [100 * row["accuracy"] for row in own] for settings, own in by_method.items()}
+    main = next(row["strength"] for row in runs if row["method"] in RULES)
+    accuracies, differences = [], []
+    for place, chosen in grouped(runs, "family", "strength", "samples").items():
+        about = dict(zip(("family", "strength", "samples"), place, strict=True))
+        own = {method: [100 * row["accuracy"] for row in rows] for (method,), rows in grouped(chosen, "method").items()}
+        for method, values in own.items():
+            fitted = [row["train_accuracy"] for row in chosen if row["method"] == method]
+            mean = {"accuracy": mean_interval(values), "train_accuracy": 100 * sum(fitted) / len(fitted)}
+            accuracies.append(about | {"method": method} | mean)
+        if own.keys() >= set(NETS):
+            differences.append(about | {f"{x} less {y}": paired_interval(own[x], own[y]) for x, y in PAIRS})
     return {
         "size": runs[0]["size"],
         "strength": main,
         "fixed_samples": next((r["samples"] for r in runs if r["strength"] != main), max(r["samples"] for r in runs)),
-        "parameters": {row["method"]: row["parameters"] for row in runs_in_order},
+        "parameters": {row["method"]: row["parameters"] for row in runs},
         "bayes": [
-            {key: row[key] for key in ("family", "strength")}
-            | {key: 100 * row[key] for key in ("accuracy", "standard_error")}
-            for row in optimum
+            {key: r[key] for key in ("family", "strength")} | {k: 100 * r[k] for k in ("accuracy", "standard_error")}
+            for r in optimum
         ],
-        "accuracy": [
-            _named(*place, method=method)
-            | {"accuracy": mean_interval(top1[(*place, method)]), "train_accuracy": _percent(own, "train_accuracy")}
-            for (*place, method), own in grouped(runs_in_order, "family", "strength", "samples", "method").items()
-        ],
-        "differences": [
-            _named(*place) | {f"{x} less {y}": paired_interval(top1[(*place, x)], top1[(*place, y)]) for x, y in PAIRS}
-            for place in places
-            if any((*place, net) in top1 for net in NETS)
-        ],
-        "ratios": [
-            _ratio(runs, family=family, method=method, strength=main)
-            for family, method in grouped(runs_in_order, "family", "method")
-        ],
+        "accuracy": accuracies,
+        "differences": differences,
+        "ratios": [_ratio(runs, *which, strength=main) for which in grouped(runs, "family", "method")],
     }
 
 
-def _named(family: str, strength: float, samples: int, **more: str) -> dict[str, Any]:
-    return {"family": family, "strength": strength, "samples": samples} | more
-
-
-def _percent(rows: Sequence[Row], name: str) -> float:
-    fitted: float = sum(row[name] for row in rows)
-    return 100 * fitted / len(rows)
-
-
-def _ratio(runs: Sequence[Row], *, family: str, method: str, strength: float) -> dict[str, Any]:
+def _ratio(runs: Sequence[Row], family: str, method: str, *, strength: float) -> dict[str, Any]:
     """Return how many times this method's samples the plain net needs: the geometric mean over seeds, and its interval."""
     ratios = []
     for seed in sorted({row["seed"] for row in runs}):

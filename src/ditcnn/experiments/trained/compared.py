@@ -18,8 +18,8 @@ from ditcnn.experiments.trained.columns import Column, Group, reported_top1, sel
 from ditcnn.system.environment import short_commit
 
 __all__ = [
-    "Training", "arms_table", "made_images", "notes", "paired", "run_arm", "run_of", "summarise_arms", "taken_over_text",
-    "trained_experiment",
+    "Training", "arms_table", "figures_of", "made_images", "notes", "paired", "run_arm", "run_of", "summarise_arms",
+    "taken_over_text", "trained_experiment",
 ]  # fmt: skip
 
 _ACCURACY_OF = {  # by the images on which the epoch is chosen
@@ -80,6 +80,11 @@ def run_of(cell: Cell, context: Context) -> Run:
 
 
 def run_arm(cell: Cell, context: Context) -> Numbers:
+    """Train a cell's arm; return its figures."""
+    return figures_of(run_of(cell, context), cell, context)
+
+
+def figures_of(run: Run, cell: Cell, context: Context) -> Numbers:
     """Return the figures of a cell's run.
 
     Accuracies in percent: ``test_top1`` and ``holdout_top1`` (in the paper's protocol ``best_test_top1``) of epoch
@@ -87,8 +92,7 @@ def run_arm(cell: Cell, context: Context) -> Numbers:
     image. ``failed`` says why a run broke off; its accuracies are then chance, but for ``epoch_top1``, which is of the
     epochs it finished. ``run`` is what `RunStore.record` says.
     """
-    data, run = context.images(cell["data"]), run_of(cell, context)
-    result, watched = run.result, selected_on(cell)
+    data, result, watched = context.images(cell["data"]), run.result, selected_on(cell)
     if run.failed is not None:
         chosen_by = "best_test_top1" if watched == "test" else "holdout_top1"
         result = dict.fromkeys(("test_top1", chosen_by), 100 / len(data.classes)) | {"selected_epoch": 0}

@@ -50,7 +50,8 @@ TABLE2 = trained_experiment(
         "quick": Budget(
             Training("short", ARMS, most_seeds=_TWO_OF_THE_RIVALS),
             5,
-            "shortened to depth 20 and 4 epochs of CIFAR-10; older networks at 2 seeds; the others are the comparison's runs.",
+            "shortened to depth 20 and 4 epochs of CIFAR-10; older networks at 2 seeds; the others are the "
+            "comparison's runs.",
             "88 min",
         ),
         "full": Budget(

@@ -16,9 +16,10 @@ OF_TABLE5 = ("convnext", "convnext-deeper", "convnext-block3", "convnext-pixelwi
 OF_FIG5 = (
     "plain", "dit-stage1", "dit", "dit-stage3", "convnext", "convnext-block1", "convnext-block2", "convnext-block3",
 )  # fmt: skip
-PAIRS = {  # of table 5: at the same place, and at equal cost
-    "pixel-wise": ("convnext-block3", "convnext-pixelwise"),
-    "a plain network of equal cost": ("convnext-block3", "convnext-deeper"),
+TERMS = ("convnext-block3", "convnext-pixelwise")  # at the same place
+PAIRS = {  # of table 5
+    "channel-wise less pixel-wise": TERMS,
+    "channel-wise less a plain network of equal cost": ("convnext-block3", "convnext-deeper"),
 }
 COLUMNS = (
     columns.TITLE, columns.PARAMETERS, columns.EXTRA, columns.MACS, *columns.ACCURACY, columns.N, columns.GAIN,
@@ -28,7 +29,8 @@ _DROP_OF = {"holdout": "this network", "test": "the network of the last epoch, w
 
 
 def _run(cell: Cell, context: Context) -> Numbers:
-    numbers, run = compared.run_arm(cell, context), compared.run_of(cell, context)
+    run = compared.run_of(cell, context)
+    numbers = compared.figures_of(run, cell, context)
     if run.failed is not None or not ARMS[cell["net"]].has_term:
         return numbers | {"whole_top1": None, "removed_top1": None}
     trained, test = chosen_model(run), context.images(cell["data"]).test
@@ -37,18 +39,16 @@ def _run(cell: Cell, context: Context) -> Numbers:
 
 
 def _summarise(rows: Sequence[Row]) -> Summary:
-    pairs = {f"channel-wise less {other}": compared.paired(rows, *arms) for other, arms in PAIRS.items()}
-    return compared.summarise_arms(rows, COLUMNS) | {
-        "pairs": {name: pair for name, pair in pairs.items() if pair is not None}
-    }
+    pairs = {name: compared.paired(rows, *arms) for name, arms in PAIRS.items()}
+    return compared.summarise_arms(rows, COLUMNS) | {"pairs": {name: pair for name, pair in pairs.items() if pair}}
 
 
 def _table(summary: Summary) -> list[Block]:
-    terms = {arm["arm"]: f"{arm['extra']:,}" for arm in summary["arms"] if arm["extra"] is not None}
-    costs = " against ".join(terms[arm] for arm in PAIRS["pixel-wise"] if arm in terms)
+    extra = {arm["arm"]: arm["extra"] for arm in summary["arms"] if arm["extra"] is not None}
+    costs = " against ".join(f"{extra[arm]:,}" for arm in TERMS if arm in extra)
     lines = []
     for name, pair in summary["pairs"].items():
-        of = f", terms of {costs} parameters" if name.endswith("pixel-wise") and costs else ""
+        of = f", terms of {costs} parameters" if PAIRS[name] == TERMS and costs else ""
         lines.append(Verdict(f"{name.capitalize()}: {interval_text(pair, 2)} points, n = {pair.n}{of}."))
     others = "The drop is of the other runs alone." if any(arm["failed"] for arm in summary["arms"]) else ""
     about = (
