@@ -2,7 +2,6 @@
 
 import numpy as np
 import torch
-from sklearn.model_selection import train_test_split
 
 from ditcnn.data.images import ImageData, ImageSet
 from ditcnn.system.errors import InputError
@@ -38,5 +37,7 @@ def hold_out(train: ImageSet) -> tuple[ImageSet, ImageSet]:
             f"{len(train)} training images of {len(classes)} classes are too few to hold out a tenth with each class in it. "
             "Use --protocol paper, which trains on all of them."
         )
+    from sklearn.model_selection import train_test_split  # slow to import
+
     kept, held = train_test_split(np.arange(len(train)), test_size=count, stratify=train.labels.numpy(), random_state=0)
     return train[torch.from_numpy(np.sort(kept))], train[torch.from_numpy(np.sort(held))]
