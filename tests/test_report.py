@@ -341,3 +341,9 @@ def test_a_result_that_lacks_its_accuracy_is_shown_without(tmp_path):
     folder = write_run(tmp_path / "run", "resnet20", 0, 80.0)
     (folder / "metrics.jsonl").write_text('{"epoch": 1, "train_loss": 1.0, "seconds": 1.0}\n{"epoch": 1, "final": true}\n')
     report(str(folder))
+
+
+def test_a_run_of_a_module_of_ones_own_is_shown_without_its_matrices(tmp_path):
+    folder = write_run(tmp_path / "run", "resnet20", 0, 80.0)
+    save_model(nn.Linear(2, 3), folder, data_config={"input_size": (1, 8, 8), "mean": (0.5,), "std": (0.25,)})
+    assert "No run has a saved model with a quadratic term" in report(str(folder)).text

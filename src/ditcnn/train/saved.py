@@ -38,6 +38,7 @@ __all__ = [
     "as_folder",
     "check_name",
     "export_model",
+    "holds_own_module",
     "is_elsewhere",
     "load_model",
     "model_of",
@@ -261,6 +262,15 @@ def _label_names(config: Mapping[str, Any]) -> tuple[str, ...]:
     if not isinstance(names, list | tuple):
         raise TypeError("label_names must be a list")
     return tuple(map(str, names))
+
+
+def holds_own_module(folder: Path) -> bool:
+    """Say whether a folder's weights are of a module that only its own code builds.
+
+    Raises:
+        InputError: As `read_config`.
+    """
+    return read_config(folder)["architecture"] is None
 
 
 def load_model(path: Path, *, model: nn.Module | None = None, **kwargs: Any) -> TrainedModel:
