@@ -379,8 +379,9 @@ def _run(planned: Plan, processes: Processes, display: Display, callbacks: Seque
         if planned.new:
             processes.on_first(lambda: folder.create(as_yaml(recipe, planned.name, planned.data, planned.beside)))
         trainer.restore()
-        for difference in processes.on_first(lambda: record_launch(folder.environment, planned.device, processes.size)):
-            display.warn(f"resumed with other {difference}; bits may differ from an uninterrupted run.")
+        if not trainer.progress.finished:
+            for difference in processes.on_first(lambda: record_launch(folder.environment, planned.device, processes.size)):
+                display.warn(f"resumed with other {difference}; bits may differ from an uninterrupted run.")
         size = processes.size
         step = f"; {trainer.steps} steps an epoch, each of {trainer.cut.global_batch} images"
         if size > 1 or trainer.cut.micro_batches > 1:
