@@ -65,7 +65,7 @@ class Mix:
         if not (self.mixup or self.cutmix):
             return images, mixup_target(labels, self.num_classes, 1.0, self.smoothing)
         if len(images) % 2:
-            raise InputError(f"mixup and cutmix need an even --batch-size; got {len(images)}.")
+            raise InputError(f"mixup and cutmix need an even `batch_size`; got {len(images)}.")
         with seeded(self.seed, step, micro_batch, _MIX):
             mixed, targets = self._mixup(images, labels)
         return mixed, targets
