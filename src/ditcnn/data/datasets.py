@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset, IterableDataset, Subset, TensorDataset
 
-from ditcnn.data.decoding import BadImage
+from ditcnn.data.decoding import BadImage, in_words
 from ditcnn.data.images import ImageSet
 from ditcnn.data.stream.randomness import seeded
 from ditcnn.data.stream.source import ImageSource
@@ -154,7 +154,7 @@ def _array(values: Any, what: str) -> NDArray[Any]:
     try:
         return np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values)
     except (ValueError, TypeError) as error:
-        raise InputError(f"{what} must be one array: {' '.join(str(error).split())}.") from None
+        raise InputError(f"{what} must be one array: {in_words(error)}.") from None
 
 
 def _labels(labels: NDArray[Any], count: int, classes: int | None) -> NDArray[np.int64]:

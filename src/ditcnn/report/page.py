@@ -19,6 +19,7 @@ from ditcnn.system.environment import short_commit
 from ditcnn.system.errors import InputError
 from ditcnn.system.files import write_atomically
 from ditcnn.train import load_model
+from ditcnn.train.saved import holds_own_module
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -82,8 +83,8 @@ def write_report(paths: Sequence[Path], out: Path, data: Path | None = None) -> 
 def _refuse_other_file(out: Path) -> None:
     if not out.parent.is_dir():
         raise InputError(f"--out {out}: there is no folder {out.parent}.")
-    if out.is_dir():
-        raise InputError(f"--out {out} is a folder; name an HTML file.")
+    if out.exists() and not out.is_file():
+        raise InputError(f"--out {out} is a folder, a pipe or a device; name an HTML file.")
     if out.exists() and not out.read_bytes().startswith(MARK.encode()):
         raise InputError(f"--out {out} is there already and is no report of ditcnn; name another file.")
 
@@ -177,7 +178,7 @@ def _matrices(groups: Sequence[Group]) -> Iterable[str]:
 
 def _with_model(group: Group) -> Run | None:
     """Return a run with a saved model, a finished one if there is one."""
-    saved = [run for run in group.runs if run.folder.weights.exists()]
+    saved = [run for run in group.runs if run.folder.weights.exists() and not holds_own_module(run.folder.path)]
     return min(saved, key=lambda run: run.result is None, default=None)
 
 

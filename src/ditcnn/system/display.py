@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from ditcnn.system.text import visible
+
 __all__ = ["Display", "duration"]
 
 SECONDS_A_LINE = 30.0
@@ -32,8 +34,8 @@ class Display:
         self._quiet, self._unit = quiet, unit
         self.console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=quiet)
         notebook = self.console.is_jupyter and importlib.util.find_spec("ipywidgets") is not None
-        self._drawn = notebook or self.console.file.isatty()
-        if not self._drawn:  # else FORCE_COLOR, as CI sets it, brings escape codes into a log
+        self.drawn = notebook or self.console.file.isatty()
+        if not self.drawn:  # else FORCE_COLOR, as CI sets it, brings escape codes into a log
             self.console = Console(
                 stderr=True, highlight=False, soft_wrap=True, quiet=quiet, force_terminal=False, no_color=True,
                 force_jupyter=False,
@@ -46,7 +48,7 @@ class Display:
             TextColumn("left"),
             TimeRemainingColumn(),
             console=self.console,
-            disable=not self._drawn,
+            disable=not self.drawn,
             transient=True,
             speed_estimate_period=30.0 if unit else 3600.0,  # uncounted work advances in large steps
         )
@@ -71,7 +73,7 @@ class Display:
 
     def _advance(self, done: float, description: str, speed: str) -> None:
         self._done = done
-        if self._drawn:
+        if self.drawn:
             self._progress.update(self._task, completed=done, description=description)
         elif (now := time.monotonic()) - self._told >= SECONDS_A_LINE and done > self._first:
             self._told = now
@@ -81,11 +83,11 @@ class Display:
 
     def say(self, message: str) -> None:
         """Print a line."""
-        self._progress.console.print(message, markup=False, emoji=False)
+        self._progress.console.print(visible(message), markup=False, emoji=False)
 
     def warn(self, message: str) -> None:
         """Print a warning."""
-        self._progress.console.print(f"warning: {message}", style="yellow", markup=False, emoji=False)
+        self._progress.console.print(f"warning: {visible(message)}", style="yellow", markup=False, emoji=False)
 
     def alert(self, message: str) -> None:
         """Print a warning in any case: of what only this process knows."""

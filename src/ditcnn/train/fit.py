@@ -25,11 +25,11 @@ from ditcnn.system.failures import explained
 from ditcnn.system.processes import Processes
 from ditcnn.system.signals import Stopped
 from ditcnn.train.build import build_model
-from ditcnn.train.export import save_model
 from ditcnn.train.folder import RunFolder
 from ditcnn.train.inputs import Data, Inputs, named_data, open_inputs
 from ditcnn.train.matching import match_recipe
 from ditcnn.train.metrics import read_metrics
+from ditcnn.train.saved import save_model
 from ditcnn.train.settings import (
     DEFAULTS,
     FIELDS,
@@ -58,12 +58,14 @@ class Result:
         folder: The run's folder, which `ditcnn.load`, `ditcnn eval`, `predict` and `report` read.
         history: The metrics, a dict an epoch.
         summary: The result's line: accuracies in percent, and what they were selected on.
+        signum: A signal that asked to stop when the run was all but done.
     """
 
     model: nn.Module
     folder: Path
     history: list[dict[str, Any]]
     summary: dict[str, Any]
+    signum: int | None = None
 
 
 @dataclass(frozen=True)
@@ -355,10 +357,11 @@ def _run(planned: Plan, processes: Processes, display: Display, callbacks: Seque
         "crop_pct": inputs.evaluation.crop_pct,
         "crop_mode": inputs.evaluation.crop_mode,
         "interpolation": inputs.evaluation.interpolation,
+        "exif_orientation": inputs.upright,
     }
 
     def export(model: nn.Module) -> None:
-        save_model(model, path, classes=inputs.classes, data_config=config, own_module=recipe.own_module)
+        save_model(model, path, classes=inputs.classes, data_config=config)
 
     trainer = processes.on_all(
         lambda: Trainer(
@@ -381,8 +384,9 @@ def _run(planned: Plan, processes: Processes, display: Display, callbacks: Seque
         if planned.new:
             processes.on_first(lambda: folder.create(as_yaml(recipe, planned.name, planned.data, planned.beside)))
         trainer.restore()
-        for difference in processes.on_first(lambda: record_launch(folder.environment, planned.device, processes.size)):
-            display.warn(f"resumed with other {difference}; bits may differ from an uninterrupted run.")
+        if not trainer.progress.finished:
+            for difference in processes.on_first(lambda: record_launch(folder.environment, planned.device, processes.size)):
+                display.warn(f"resumed with other {difference}; bits may differ from an uninterrupted run.")
         size = processes.size
         step = f"; {trainer.steps} steps an epoch, each of {trainer.cut.global_batch} images"
         if size > 1 or trainer.cut.micro_batches > 1:
@@ -393,14 +397,19 @@ def _run(planned: Plan, processes: Processes, display: Display, callbacks: Seque
             summary = trainer.run()
         except Stopped as stop:
             raise Stopped(stop.signum, f"checkpoint saved; go on with: {_command(path, processes)}") from None
+        except Diverged:
+            if trainer.stop.signum is not None:  # the wish to stop came first
+                raise Stopped(trainer.stop.signum, "the run had broken off") from None
+            raise
         except OSError as error:
             raise InputError(
                 f"{reason(error)}. The newest checkpoint stands; go on with --resume when that is mended."
             ) from None
+    history = [line for line in trainer.lines if not line.get("final")]
     chosen = planned.model
     if trainer.chosen_weights is not None:
         chosen.load_state_dict(trainer.chosen_weights)
-    return Result(chosen.eval(), path, [line for line in trainer.lines if not line.get("final")], summary)
+    return Result(chosen.eval(), path, history, summary, trainer.stop.signum)
 
 
 def _of_model(model: str, key: str, default: Any) -> Any:
