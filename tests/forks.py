@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ditcnn.cli import main
-from ditcnn.cli.outcome import outcome, tell
+from ditcnn.cli.outcome import line_and_status, tell
 from ditcnn.system.errors import InputError, RunFailed, ToldElsewhere
 from ditcnn.system.signals import Stopped
 from tests.conftest import free_port
@@ -53,7 +53,7 @@ def _run(place: Path, rank: int, size: int, port: int, work: Callable[[], int | 
         except SystemExit as stop:
             status = int(stop.code or 0)
         except BaseException as error:
-            message, status = outcome(error)
+            message, status = line_and_status(error)
             if message:
                 tell(message)
             if not isinstance(error, InputError | RunFailed | Stopped | ToldElsewhere):

@@ -12,9 +12,10 @@ from timm.layers import BatchNormAct2d
 from torch import nn
 
 import ditcnn
+from ditcnn.cli import main
 from ditcnn.system.batch_norm import running_statistics, share_batch_norms, unshare_batch_norms
 from ditcnn.system.errors import InputError
-from ditcnn.train import RunFolder
+from ditcnn.train import RunFolder, Trainer
 from tests.conftest import state_of, write_idx
 from tests.forks import run_forks, run_in_forks
 from tests.test_resume import assert_equal, records
@@ -64,6 +65,27 @@ def test_micro_batches_of_processes_give_the_steps_statistics_and_scores_of_one(
     folder = trained(place, processes, *cut, out=f"cut{processes}")
     assert_near(folder, whole)
     assert state_of(folder.last)["model"]["bn1.num_batches_tracked"] == 2 * 3 * 6
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_each_image_is_watched_and_tested_on_once_whatever_the_batch(processes, tmp_path, monkeypatch):
+    write_idx(tmp_path / "idx", train=60, test=1300)
+    images, evaluate = [], Trainer._eval_batches
+
+    def counted(trainer, source):
+        for batch in evaluate(trainer, source):
+            images.append((len(source), len(batch[0])))
+            yield batch
+
+    def work():
+        main(["train", *SETTINGS, "--epochs", "1", "--batch-size", "600", "--out", "run"])
+        (tmp_path / f"images{os.environ['RANK']}").write_text(repr(images))
+
+    monkeypatch.setattr(Trainer, "_eval_batches", counted)
+    assert [status for status, _ in run_in_forks(tmp_path, processes, work)] == [0] * processes
+    seen = [pair for rank in range(processes) for pair in eval((tmp_path / f"images{rank}").read_text())]
+    assert sum(count for size, count in seen if size == 6) == 6
+    assert sum(count for size, count in seen if size == 1300) == 1300
 
 
 def test_a_run_of_two_processes_that_is_stopped_in_an_epoch_resumes_to_the_bit(place):

@@ -1,9 +1,13 @@
 """What a person sees while a run works: a bar on a terminal and in a notebook, elsewhere a line now and then."""
 
+import contextlib
 import importlib.util
+import io
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import IO, Any, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -22,6 +26,36 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
 
 
+class _StandardError(io.TextIOBase):
+    """Standard error as it is at the time, which may be gone: a terminal that closes must not end a run that then saves."""
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError, ValueError):
+            self._file.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._file.flush()
+
+    def isatty(self) -> bool:
+        return bool(self._file.isatty())
+
+    def fileno(self) -> int:
+        return int(self._file.fileno())
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return str(self._file.encoding)
+
+    @property
+    def _file(self) -> Any:
+        return getattr(sys.stderr, "rich_proxied_file", sys.stderr)  # what rich itself puts in its place meanwhile
+
+
+_STDERR = cast(IO[str], _StandardError())
+
+
 class Display:
     """A progress bar on a terminal, a line every 30 seconds elsewhere, and messages anywhere; all on stderr.
 
@@ -32,12 +66,12 @@ class Display:
 
     def __init__(self, unit: str | None = "steps", quiet: bool = False) -> None:
         self._quiet, self._unit = quiet, unit
-        self.console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=quiet)
+        self.console = Console(file=_STDERR, highlight=False, soft_wrap=True, quiet=quiet)
         notebook = self.console.is_jupyter and importlib.util.find_spec("ipywidgets") is not None
         self.drawn = notebook or self.console.file.isatty()
         if not self.drawn:  # else FORCE_COLOR, as CI sets it, brings escape codes into a log
             self.console = Console(
-                stderr=True, highlight=False, soft_wrap=True, quiet=quiet, force_terminal=False, no_color=True,
+                file=_STDERR, highlight=False, soft_wrap=True, quiet=quiet, force_terminal=False, no_color=True,
                 force_jupyter=False,
             )  # fmt: skip
         self._progress = Progress(
