@@ -132,3 +132,8 @@ def test_an_exception_of_a_dataset_in_one_process_ends_all_in_one_short_line(tmp
     outcomes = run_in_forks(tmp_path, 2, work)
     told_once(outcomes, "Photos[3] raised KeyError: \"of the user's own")
     assert max(len(line) for _, output in outcomes for line in output.splitlines()) < 600
+
+
+def test_a_run_that_cannot_begin_leaves_no_folder_behind(tmp_path):
+    told_once(fitted(tmp_path, 2, None, batch_size=6, mixup=0.2), "24 training images in batches of 6 leave a batch of 3")
+    assert not list(tmp_path.glob("runs/*"))

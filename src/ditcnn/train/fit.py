@@ -363,22 +363,27 @@ def _run(planned: Plan, processes: Processes, display: Display, callbacks: Seque
     def export(model: nn.Module) -> None:
         save_model(model, path, classes=inputs.classes, data_config=config)
 
-    trainer = processes.on_all(
-        lambda: Trainer(
-            recipe,
-            planned.model,
-            inputs.train,
-            inputs.selection,
-            folder,
-            planned.device,
-            display,
-            digest=inputs.digest,
-            export=export,
-            processes=processes,
-            callbacks=callbacks,
-            checkpoint_minutes=planned.beside.checkpoint_minutes,
+    try:
+        trainer = processes.on_all(
+            lambda: Trainer(
+                recipe,
+                planned.model,
+                inputs.train,
+                inputs.selection,
+                folder,
+                planned.device,
+                display,
+                digest=inputs.digest,
+                export=export,
+                processes=processes,
+                callbacks=callbacks,
+                checkpoint_minutes=planned.beside.checkpoint_minutes,
+            )
         )
-    )
+    except Exception:
+        if planned.folder is None:  # a new one, in which nothing has been written
+            processes.on_first(path.rmdir)
+        raise
     with ExitStack() as lock:
         processes.on_first(lambda: lock.enter_context(folder.locked(patience)))
         if planned.new:
