@@ -11,11 +11,12 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset, IterableDataset, Subset, TensorDataset
 
-from ditcnn.data.decoding import BadImage, in_words
+from ditcnn.data.decoding import BadImage
 from ditcnn.data.images import ImageSet
 from ditcnn.data.stream.randomness import seeded
 from ditcnn.data.stream.source import ImageSource
 from ditcnn.system.errors import InputError
+from ditcnn.system.text import in_words
 
 __all__ = ["DatasetSource", "from_arrays"]
 

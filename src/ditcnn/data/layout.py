@@ -2,28 +2,23 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from ditcnn.data.files import Files, only_parent
-from ditcnn.data.names import (
-    TRAIN_NAMES,
-    VAL_NAMES,
-    classes_by_folder,
-    hold_out_by_name,
-    is_image,
-    one_form,
-    unread_pictures,
-)
+from ditcnn.data.names import PART_OF, classes_by_folder, hold_out_by_name, is_image, one_form, unread_pictures
 from ditcnn.system.errors import InputError
 
-__all__ = ["Layout", "Part", "class_folders_in"]
+__all__ = ["FORMS", "Layout", "Part", "class_folders_in"]
 
+FORMS = (  # that a folder or archive may have, for messages
+    "class folders (train/<class>/*, test/<class>/*, or <class>/* alone), tars of them, "
+    "IDX files (train-images-idx3-ubyte, ...) or CIFAR's batches (cifar-10-batches-py)"
+)
 # One folder around the parts is allowed, as archives often have. A path is read without it where it can be: a class may be
 # called train, as one of CIFAR-100's is.
-_PLACE = re.compile(rf"(?P<parent>[^/]+/)??(?P<part>{'|'.join((*TRAIN_NAMES, 'test', *VAL_NAMES))})/(?P<rest>.+)")
+_PLACE = re.compile(rf"(?P<parent>[^/]+/)??(?P<part>{'|'.join(PART_OF)})/(?P<rest>.+)")
 
 
 @dataclass
@@ -46,15 +41,14 @@ class Layout:
         if "all" not in self.parts:
             return self
         whole = self.parts["all"]
-        held = hold_out_by_name(_below(whole))
+        held = hold_out_by_name(classes_by_folder("", whole.names)[0])
         parts = {
             name: Part([whole.names[i] for i in indices], [whole.classes[i] for i in indices])
             for name, indices in (("train", np.flatnonzero(~held).tolist()), ("test", np.flatnonzero(held).tolist()))
         }
         note = (
-            f"class folders alone, without train and test: {int(held.sum())} of {len(held)} images, chosen by a hash "
-            f"of their "
-            "names, are the test part"
+            f"class folders alone, without train and test: {int(held.sum())} of {len(held)} images, chosen by a hash of "
+            "their names, are the test part"
         )
         return Layout(parts, (*self.notes, note))
 
@@ -72,12 +66,12 @@ def class_folders_in(files: Files) -> Layout | None:
     for name in images:
         if (place := _PLACE.fullmatch(name)) and "/" in place["rest"]:
             parents.add(place["parent"] or "")
-            found[_part(place["part"])].append((name, place["rest"]))
+            found[PART_OF[place["part"]]].append((name, place["rest"]))
     empty = {}  # part/class -> the same, of folders
     for folder in files.folders:
         if (place := _PLACE.fullmatch(folder)) and "/" not in place["rest"]:
-            empty[_part(place["part"]), place["rest"]] = f"{place['part']}/{place['rest']}"
-            if place["part"] in TRAIN_NAMES:
+            empty[PART_OF[place["part"]], place["rest"]] = f"{place['part']}/{place['rest']}"
+            if PART_OF[place["part"]] == "train":
                 parents.add(place["parent"] or "")
     if "train" in found or any(part == "train" for part, _ in empty):
         only_parent(parents, files.path, "class folders")
@@ -99,14 +93,6 @@ def class_folders_in(files: Files) -> Layout | None:
     folders = [f.removeprefix(around) for f in files.folders if f.startswith(around)]
     _refuse_empty(files, [f for f in folders if f and "/" not in f and f not in first])
     return Layout({"all": Part(images, classes)}, notes)
-
-
-def _part(name: str) -> str:
-    return "train" if name in TRAIN_NAMES else "test" if name == "test" else "val"
-
-
-def _below(part: Part) -> Sequence[str]:
-    return classes_by_folder("", part.names)[0]
 
 
 def _refuse_empty(files: Files, folders: list[str]) -> None:

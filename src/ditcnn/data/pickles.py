@@ -114,6 +114,8 @@ _PurePython: Any = pickle._Unpickler  # type: ignore[attr-defined]
 class _Reader(_PurePython):  # type: ignore[misc]
     """pickle's reader in Python, whose opcodes can be chosen: the one in C trusts sizes and nests without end."""
 
+    stack: Any
+
     dispatch = _Opcodes(
         (opcode[0], _PurePython.dispatch[opcode[0]]) for opcode in (getattr(pickle, name) for name in _OPCODES.split())
     )

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ditcnn.data.decoding import MAX_IMAGE_BYTES, BadImage
-from ditcnn.data.files import Walk, read_file
+from ditcnn.data.files import Walk
 from ditcnn.data.names import IMAGE_ENDINGS, classes_by_folder, is_image, is_junk, unread_pictures
 from ditcnn.data.stream.source import FileSource, labelled
 from ditcnn.system.errors import InputError
+from ditcnn.system.files import read_file
 
 __all__ = ["FolderSource"]
 

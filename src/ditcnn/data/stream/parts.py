@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from ditcnn.data.archives import Member
-from ditcnn.data.names import TRAIN_NAMES, VAL_NAMES, hold_out_by_name, is_junk, without_wrapper
+from ditcnn.data.names import PART_OF, PARTS, hold_out_by_name, is_junk, without_wrapper
 from ditcnn.data.stream.folders import FolderSource
 from ditcnn.data.stream.hub import HubSource
 from ditcnn.data.stream.shards import open_shards
@@ -17,9 +17,8 @@ __all__ = ["SPLIT_NAMES", "Split", "open_source"]
 
 Split = Literal["train", "val", "all"]
 # test stands last, as sets without a validation part have it.
-_VAL = (*VAL_NAMES, "test")
-_ALL_NAMES = TRAIN_NAMES + _VAL
-SPLIT_NAMES: dict[Split, tuple[str, ...]] = {"train": TRAIN_NAMES, "val": _VAL, "all": _VAL}
+_VAL = PARTS["val"] + PARTS["test"]
+SPLIT_NAMES: dict[Split, tuple[str, ...]] = {"train": PARTS["train"], "val": _VAL, "all": _VAL}
 
 
 def open_source(
@@ -76,7 +75,7 @@ def _open_folder(path: Path, split: Split, classes: Sequence[str] | None) -> Ima
         if (archive := path / f"{name}.tar").is_file():
             members, notes = listed_images([archive])
             return TarSource(str(archive), members, classes, notes=notes)
-    if any(_holds_classes(path / name) or (path / f"{name}.tar").exists() for name in _ALL_NAMES):
+    if any(_holds_classes(path / name) or (path / f"{name}.tar").exists() for name in PART_OF):
         raise _missing(path, split)
     return _plain(FolderSource(path, classes), split)
 
@@ -90,7 +89,7 @@ def _open_archive(path: Path, split: Split, classes: Sequence[str] | None) -> Im
 
 def _plain(source: ImageSource, split: Split) -> ImageSource:
     """Return a part of class folders that stand alone."""
-    if set(source.classes) <= set(_ALL_NAMES):
+    if set(source.classes) <= set(PART_OF):
         raise InputError(f"{source.path(0)} lies in no class folder; images must lie as train/<class>/<image>.")
     if split == "all":
         return source
@@ -99,9 +98,8 @@ def _plain(source: ImageSource, split: Split) -> ImageSource:
     if held.all() or not held.any():
         raise InputError(f"{source.where} holds {len(source)} images in class folders alone: too few to hold out a part.")
     note = (
-        f"{source.where} has class folders alone, without train and val: {int(held.sum())} of its {len(source)} "
-        f"images, chosen "
-        "by a hash of their names, are val"
+        f"{source.where} has class folders alone, without train and val: {int(held.sum())} of its {len(source)} images, "
+        "chosen by a hash of their names, are val"
     )
     return subset(source, held if split == "val" else ~held, note)
 
@@ -130,7 +128,7 @@ def _part_of(path: Path, members: list[Member], split: Split) -> tuple[list[Memb
             if len(before) > 1:
                 raise InputError(f"{path} holds several parts {top!r}: {', '.join(sorted(before))}.")
             return [member._replace(name=words[-1]) for member, words in own], before.pop()
-        if _first(_ALL_NAMES, tops):
+        if _first(PART_OF, tops):
             raise _missing(path, split)
     return members, ""
 
