@@ -7,11 +7,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset, IterableDataset, Subset, TensorDataset
 
-from ditcnn.data.decoding import BadImage
+from ditcnn.data.decoding import BadImage, as_picture
 from ditcnn.data.images import ImageSet
 from ditcnn.data.stream.randomness import seeded
 from ditcnn.data.stream.source import ImageSource
@@ -222,18 +221,10 @@ def _classes_of(dataset: Any) -> tuple[str, ...]:
 
 def _image(image: Any, where: str) -> Any:
     """Return an item's image as RGB, or a float tensor as it is."""
-    if isinstance(image, Image.Image):
-        return image.convert("RGB")
     if isinstance(image, Tensor) and image.is_floating_point() and image.ndim == 3:
         return image
-    if isinstance(image, Tensor) and image.dtype == torch.uint8 and image.ndim == 3:
-        image = image.permute(1, 2, 0).cpu().numpy()
-    elif isinstance(image, Tensor) and image.dtype == torch.uint8 and image.ndim == 2:
-        image = image.cpu().numpy()
-    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.size:
-        pixels = image[:, :, 0] if image.ndim == 3 and image.shape[2] == 1 else image
-        if pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (3, 4)):
-            return Image.fromarray(np.ascontiguousarray(pixels)).convert("RGB")
+    if (picture := as_picture(image)) is not None:
+        return picture.convert("RGB")
     raise InputError(
         f"{where} must hold a PIL image, a uint8 array [H, W] or [H, W, C], a uint8 tensor [C, H, W] or a float tensor "
         f"[C, H, W]; got {_kind(image)}."

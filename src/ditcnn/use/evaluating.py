@@ -8,18 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ditcnn.data import ImageData, open_data
 from ditcnn.data.cifar import cifar_in
 from ditcnn.data.class_names import match_classes
 from ditcnn.data.files import open_files
 from ditcnn.data.idx import has_idx
-from ditcnn.data.stream import eval_batches_of, open_source
+from ditcnn.data.stream import Split, eval_batches_of, open_source
 from ditcnn.system.devices import choose_device
 from ditcnn.system.errors import InputError
 from ditcnn.train import TrainedModel
 from ditcnn.train.evaluate import evaluate_batches, mean_scores
+from ditcnn.train.inputs import named_data
+from ditcnn.train.settings import read_settings
 from ditcnn.use.loading import Model, as_trained, called
 from ditcnn.use.pixels import pixels_of, stacked
 
@@ -90,7 +92,7 @@ def evaluate(
     if isinstance(data, ImageData):
         images = _of_memory(called(model), trained, data, batch_size or SMALL)
     elif isinstance(data, str | os.PathLike):
-        images = _of_stream(trained, os.fspath(data), batch_size or LARGE, workers, skip_bad_images)
+        images = _of_stream(trained, os.fspath(data), _split_of(model, data), batch_size or LARGE, workers, skip_bad_images)
     else:
         images = _of_objects(trained, data, batch_size or LARGE)
     started = time.monotonic()
@@ -150,8 +152,17 @@ def _outputs_of(trained: TrainedModel, classes: Sequence[str]) -> Tensor:
     return torch.tensor(match_classes(classes, known, len(trained.classes)))
 
 
-def _of_stream(trained: TrainedModel, data: str, batch_size: int, workers: int, skip_bad_images: bool) -> _Images:
-    source = open_source(data, "val", upright=trained.preprocessing.exif_orientation)
+def _split_of(model: Model, data: str | os.PathLike[str]) -> Split:
+    """Return which part tests a model: of class folders alone all, unless it was trained on nine tenths of them."""
+    config = None if isinstance(model, nn.Module) else Path(model) / "config.yaml"
+    ran = config is not None and config.is_file() and read_settings(config).get("data") == named_data(os.fspath(data))
+    return "val" if ran else "all"
+
+
+def _of_stream(
+    trained: TrainedModel, data: str, split: Split, batch_size: int, workers: int, skip_bad_images: bool
+) -> _Images:
+    source = open_source(data, split, upright=trained.preprocessing.exif_orientation)
     outputs = _outputs_of(trained, source.classes)
     bad: dict[str, str] = {}
 

@@ -6,11 +6,10 @@ from typing import Literal
 
 from ditcnn.data.archives import Member
 from ditcnn.data.names import PART_OF, PARTS, hold_out_by_name, is_junk, without_wrapper
-from ditcnn.data.stream.folders import FolderSource
+from ditcnn.data.stream.files import FolderSource, TarSource, images_in
 from ditcnn.data.stream.hub import HubSource
 from ditcnn.data.stream.shards import open_shards
 from ditcnn.data.stream.source import ImageSource, subset
-from ditcnn.data.stream.tars import TarSource, listed_images
 from ditcnn.system.errors import InputError
 
 __all__ = ["SPLIT_NAMES", "Split", "open_source"]
@@ -69,11 +68,11 @@ def _open_folder(path: Path, split: Split, classes: Sequence[str] | None) -> Ima
         if (folder := path / name).is_dir() and _holds_classes(folder):
             archives = sorted(archive for archive in folder.glob("*.tar") if not is_junk(archive.name))
             if archives:
-                members, notes = listed_images(archives, named=True)
+                members, notes = images_in(archives, named=True)
                 return TarSource(str(folder), members, classes, notes=notes)
             return FolderSource(folder, classes)
         if (archive := path / f"{name}.tar").is_file():
-            members, notes = listed_images([archive])
+            members, notes = images_in([archive])
             return TarSource(str(archive), members, classes, notes=notes)
     if any(_holds_classes(path / name) or (path / f"{name}.tar").exists() for name in PART_OF):
         raise _missing(path, split)
@@ -81,7 +80,7 @@ def _open_folder(path: Path, split: Split, classes: Sequence[str] | None) -> Ima
 
 
 def _open_archive(path: Path, split: Split, classes: Sequence[str] | None) -> ImageSource:
-    images, notes = listed_images([path])
+    images, notes = images_in([path])
     members, inside = _part_of(path, images, split)
     source = TarSource(str(path), members, classes, inside=inside, notes=notes)
     return source if inside else _plain(source, split)

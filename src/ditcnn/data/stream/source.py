@@ -12,12 +12,10 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from ditcnn.data.decoding import BadImage, decode_rgb
-from ditcnn.data.names import is_junk, natural_key, one_form
+from ditcnn.data.names import natural_key, one_form
 from ditcnn.system.errors import InputError, nearest
 
-__all__ = ["BadImage", "FileSource", "ImageSource", "decode_rgb", "is_hidden", "labelled", "subset"]
-
-is_hidden = is_junk
+__all__ = ["BadImage", "FileSource", "ImageSource", "decode_rgb", "labelled", "subset"]
 
 
 class ImageSource(ABC):
@@ -64,15 +62,14 @@ class ImageSource(ABC):
     def digest(self) -> str:
         """A text that changes with classes, names, labels and marks of sampled images, but not with where they lie."""
         digest = hashlib.sha256(repr((self.classes, len(self))).encode())
-        digest.update(_composed(self._names).tobytes())
+        names = self._names
+        if not names.tobytes().isascii():  # in one Unicode form, so that a copy on another system has the same digest
+            names = np.array([os.fsencode(one_form(os.fsdecode(bytes(name)))) for name in names])
+        digest.update(names.tobytes())
         digest.update(self.labels.tobytes())
-        for index in self._samples():
+        for index in np.linspace(0, len(self) - 1, min(len(self), self.samples_in_digest)).astype(int).tolist():
             digest.update(self.mark(index))
         return digest.hexdigest()
-
-    def _samples(self) -> list[int]:
-        samples: list[int] = np.linspace(0, len(self) - 1, min(len(self), self.samples_in_digest)).astype(int).tolist()
-        return samples
 
     @abstractmethod
     def read(self, index: int) -> tuple[Any, int]:
@@ -93,7 +90,11 @@ class FileSource(ImageSource):
 
     def read(self, index: int) -> tuple[Image.Image, int]:
         """Return an image as RGB, and its label; errors as those of `ImageSource.read`."""
-        return decode_rgb(self.content(index), self.path(index), self.upright), int(self.labels[index])
+        try:
+            content = self.content(index)
+        except InputError as error:
+            raise BadImage(str(error)) from None
+        return decode_rgb(content, self.path(index), self.upright), int(self.labels[index])
 
     def mark(self, index: int) -> bytes:
         """Return the size of its file."""
@@ -186,10 +187,3 @@ def labelled(
         )
     order = sorted(range(len(found)), key=lambda i: (natural_key(found[i][0]), one_form(found[i][0]), found[i][0]))
     return order, [known[one_form(found[i][1])] for i in order], tuple(names if classes is None else classes)
-
-
-def _composed(names: "NDArray[np.bytes_]") -> "NDArray[np.bytes_]":
-    """Return names in one Unicode form, so that a copy on another system has the same digest."""
-    if not names.tobytes().isascii():
-        return np.array([os.fsencode(one_form(os.fsdecode(bytes(name)))) for name in names])
-    return names
