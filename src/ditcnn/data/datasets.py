@@ -173,7 +173,7 @@ def _labels(labels: NDArray[Any], count: int, classes: int | None) -> NDArray[np
 
 
 def _number(label: Any, dataset: Any, index: int) -> int:
-    value = np.asarray(label.detach().cpu() if isinstance(label, Tensor) else label)
+    value = _array(label, "a label")
     if value.size != 1 or value.dtype.kind not in "iu":
         raise InputError(f"the label of {type(dataset).__name__}[{index}] must be a whole number; got {_kind(label)}.")
     return int(value.item())
@@ -181,29 +181,24 @@ def _number(label: Any, dataset: Any, index: int) -> int:
 
 def _labels_of(dataset: Any) -> NDArray[Any] | None:
     """Return the labels that a dataset keeps beside its items, or None."""
-    labels: Any = None
-    if isinstance(dataset, Subset):
-        inner = _labels_of(dataset.dataset)
-        labels = None if inner is None else inner[np.asarray(dataset.indices, np.int64)]
-    elif isinstance(dataset, ConcatDataset):
-        parts = [_labels_of(part) for part in dataset.datasets]
-        labels = None if any(part is None for part in parts) else np.concatenate([p for p in parts if p is not None])
-    elif isinstance(dataset, TensorDataset):
-        labels = dataset.tensors[-1]
-    else:
-        labels = next((v for n in ("targets", "labels") if (v := getattr(dataset, n, None)) is not None), None)
-        samples = getattr(dataset, "samples", None)
-        try:
-            labels = [label for _, label in samples] if labels is None and samples is not None else labels
-            transform = getattr(dataset, "target_transform", None)
-            labels = labels if transform is None or labels is None else [transform(label) for label in labels]
-        except Exception:  # fields of these names may be anything
-            return None
     try:
-        values = None if labels is None else np.asarray(labels.cpu() if isinstance(labels, Tensor) else labels)
-    except Exception:  # the same
+        labels = _array(_kept(dataset), "labels")
+    except Exception:  # fields of these names may be anything
         return None
-    return values if values is not None and values.ndim == 1 and values.dtype.kind in "iu" else None
+    return labels if labels.ndim == 1 and labels.dtype.kind in "iu" else None
+
+
+def _kept(dataset: Any) -> Any:
+    if isinstance(dataset, Subset):
+        return _array(_kept(dataset.dataset), "labels")[np.asarray(dataset.indices, np.int64)]
+    if isinstance(dataset, ConcatDataset):
+        return np.concatenate([_array(_kept(part), "labels") for part in dataset.datasets])
+    if isinstance(dataset, TensorDataset):
+        return dataset.tensors[-1]
+    labels = next((v for n in ("targets", "labels") if (v := getattr(dataset, n, None)) is not None), None)
+    labels = [label for _, label in dataset.samples] if labels is None else labels
+    transform = getattr(dataset, "target_transform", None)
+    return labels if transform is None else [transform(label) for label in labels]
 
 
 def _classes_of(dataset: Any) -> tuple[str, ...]:

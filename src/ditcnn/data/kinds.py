@@ -9,11 +9,11 @@ from typing import Literal, TypeVar
 
 from ditcnn.data.archives import is_gzipped
 from ditcnn.data.cifar import CifarName, cifar_in
+from ditcnn.data.class_folders import FORMS, class_folders_in
 from ditcnn.data.decoding import MAX_IMAGE_BYTES, image_size
 from ditcnn.data.files import Files, Walk, open_files
 from ditcnn.data.idx import has_idx, idx_files, idx_shape, read_array
 from ditcnn.data.images import MAX_SIDE
-from ditcnn.data.layout import FORMS, class_folders_in
 from ditcnn.data.names import PART_OF, is_image, is_junk
 from ditcnn.system.errors import InputError
 from ditcnn.system.files import read_file

@@ -65,10 +65,6 @@ class HubSource(FileSource):
             content: bytes = file.read()
         return content
 
-    def size(self, index: int) -> int:
-        """Return the number of those bytes."""
-        return len(self.content(index))
-
 
 _WAY_OUT = "name the columns of images and labels by the fields image_column and label_column."
 

@@ -104,26 +104,18 @@ class FileSource(ImageSource):
     def content(self, index: int) -> bytes:
         """Return an image's undecoded bytes."""
 
-    @abstractmethod
     def size(self, index: int) -> int:
         """Return the number of those bytes."""
+        return len(self.content(index))
 
 
 class _Subset(ImageSource):
     def __init__(self, source: ImageSource, indices: NDArray[np.int64]) -> None:
-        self.where, self.classes, self.notes = source.where, source.classes, source.notes
+        self.where, self.classes, self.notes, self.upright = source.where, source.classes, source.notes, source.upright
         self.labels = source.labels[indices]
         self._names = source._names[indices]
         self._source, self._indices = source, indices
         self.samples_in_digest = source.samples_in_digest
-
-    @property
-    def upright(self) -> bool:  # type: ignore[override]
-        return self._source.upright
-
-    @upright.setter
-    def upright(self, value: bool) -> None:
-        self._source.upright = value
 
     def path(self, index: int) -> str:
         return self._source.path(int(self._indices[index]))
@@ -147,17 +139,13 @@ def subset(source: ImageSource, indices: ArrayLike, note: str = "") -> ImageSour
         InputError: No image, or an index that is none of the source's.
     """
     chosen = np.asarray(indices)
-    if chosen.dtype == np.bool_:
-        if chosen.shape != (len(source),):
-            raise InputError(f"a choice of {len(source)} images needs a bool for each; got an array of {chosen.shape}.")
-        chosen = np.flatnonzero(chosen)
-    if chosen.ndim != 1 or chosen.size == 0 or chosen.dtype.kind not in "iu":
-        raise InputError(f"a part of {source.where} needs one index or more; got {chosen.dtype} {list(chosen.shape)}.")
-    if chosen.min() < 0 or chosen.max() >= len(source):
-        raise InputError(
-            f"indices into {source.where} must be from 0 to {len(source) - 1}; got {chosen.min()} to {chosen.max()}."
-        )
-    part = _Subset(source, chosen.astype(np.int64))
+    try:
+        places = np.arange(len(source))[chosen]
+    except IndexError as error:
+        raise InputError(f"indices into {source.where}, of {len(source)} images, do not fit: {error}.") from None
+    if places.ndim != 1 or places.size == 0 or chosen.min() < 0:
+        raise InputError(f"a part of {source.where} needs one index or more, from 0 on; got {chosen.dtype} {chosen.shape}.")
+    part = _Subset(source, places)
     part.notes += (note,) if note else ()
     return part
 
