@@ -8,6 +8,7 @@ and reads headers of any length.
 import gzip
 import io
 import os
+import sys
 import tarfile
 import zlib
 from collections.abc import Iterable, Iterator
@@ -145,7 +146,7 @@ def entries(file: IO[bytes], where: str) -> Iterator[tarfile.TarInfo]:
         InputError: It is damaged or cut off.
     """
     with _told(where):
-        archive = tarfile.TarFile(fileobj=cast("IO[bytes]", _Headers(file)))
+        archive = tarfile.TarFile(fileobj=cast("IO[bytes]", _Window(file, limit=MAX_HEADER)))
     while True:
         with _told(where):
             if (info := archive.next()) is None:
@@ -233,19 +234,6 @@ def is_gzipped(path: Path) -> bool:
         return file.read(2) == b"\x1f\x8b"
 
 
-class _Headers:
-    """A file that tarfile reads headers from: none is long."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        self.seek, self.tell = file.seek, file.tell
-
-    def read(self, size: int) -> bytes:
-        if not 0 <= size <= MAX_HEADER:
-            raise _Damaged(f"a header of {size:,} bytes")
-        return self._file.read(size)
-
-
 class _Gzip(gzip.GzipFile):
     """A decompressed file that is read forward up to a limit."""
 
@@ -267,10 +255,10 @@ class _Gzip(gzip.GzipFile):
 
 
 class _Window:
-    """A part of a file, as a file."""
+    """A part of a file, as a file, of which at most ``limit`` bytes are read at once: tarfile believes any header."""
 
-    def __init__(self, file: IO[bytes], start: int, size: int) -> None:
-        self._file, self._start, self._size, self._place = file, start, size, 0
+    def __init__(self, file: IO[bytes], start: int = 0, size: int = sys.maxsize, limit: int = sys.maxsize) -> None:
+        self._file, self._start, self._size, self._limit, self._place = file, start, size, limit, 0
 
     def seek(self, place: int) -> int:
         self._place = place
@@ -280,6 +268,8 @@ class _Window:
         return self._place
 
     def read(self, size: int) -> bytes:
+        if not 0 <= size <= self._limit:
+            raise _Damaged(f"a header of {size:,} bytes")
         self._file.seek(self._start + self._place)
         content = self._file.read(max(0, min(size, self._size - self._place)))
         self._place += len(content)

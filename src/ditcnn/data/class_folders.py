@@ -3,7 +3,9 @@
 import os
 import re
 from collections import defaultdict
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -26,12 +28,11 @@ FORMS = (  # that a folder or archive may have, for messages
 _PLACE = re.compile(rf"(?P<parent>[^/]+/)??(?P<part>{'|'.join(PART_OF)})/(?P<rest>.+)")
 
 
-@dataclass
-class Part:
+class Part(NamedTuple):
     """The images of a part: their names in the folder or archive, and the class of each."""
 
-    names: list[str] = field(default_factory=list)
-    classes: list[str] = field(default_factory=list)
+    names: list[str]
+    classes: list[str]
 
 
 @dataclass
@@ -66,43 +67,37 @@ def class_folders_in(files: Files) -> Layout | None:
     """
     images = [name for name in files.names if is_image(name)]
     notes = files.notes + unread_pictures(files.names)
-    found: dict[str, list[tuple[str, str]]] = defaultdict(list)  # part -> (name, name below the part)
-    parents = set()
-    for name in images:
-        if (place := _PLACE.fullmatch(name)) and "/" in place["rest"]:
-            parents.add(place["parent"] or "")
-            found[PART_OF[place["part"]]].append((name, place["rest"]))
-    empty = {}  # part/class -> the same, of folders
-    for folder in files.folders:
-        if (place := _PLACE.fullmatch(folder)) and "/" not in place["rest"]:
-            empty[PART_OF[place["part"]], place["rest"]] = f"{place['part']}/{place['rest']}"
-            if PART_OF[place["part"]] == "train":
-                parents.add(place["parent"] or "")
-    if "train" in found or any(part == "train" for part, _ in empty):
+    filled = {name[:end] for name in images for end, char in enumerate(name) if char == "/"}
+
+    def refuse_empty(class_folders: Iterable[str]) -> None:
+        for folder in sorted(set(class_folders) - filled):
+            raise InputError(
+                f"{files.path}: class folder {one_form(folder)} holds no images. Unpack it again, or remove it."
+            )
+
+    places = {folder: place for folder in files.folders if (place := _PLACE.fullmatch(folder)) and "/" not in place["rest"]}
+    training = {folder for folder, place in places.items() if PART_OF[place["part"]] == "train"}
+    if training:
+        parents = {place["parent"] or "" for folder, place in places.items() if folder in training | filled}
         only_parent(parents, files.path, "class folders")
+        below: dict[str, list[tuple[str, str]]] = defaultdict(list)  # part -> (name, name below the part)
+        for name in images:
+            if (place := _PLACE.fullmatch(name)) and "/" in place["rest"]:
+                below[PART_OF[place["part"]]].append((name, place["rest"]))
         parts = {}
-        for part, pairs in found.items():
+        for part, pairs in below.items():
             _, classes = classes_by_folder(f"{files.path}, {part}", [rest for _, rest in pairs])
             parts[part] = Part([name for name, _ in pairs], classes)
-        filled = {(part, rest.partition("/")[0]) for part, pairs in found.items() for _, rest in pairs}
-        _refuse_empty(files, [words for place, words in empty.items() if place not in filled])
+        refuse_empty(places)
         return Layout(parts, notes)
-    tops = {name.partition("/")[0] for name in images if "/" in name}
-    if not images or not tops:
+    if not filled:
         return None
-    below, classes = classes_by_folder(str(files.path), images)
+    names, classes = classes_by_folder(str(files.path), images)
     if len(set(classes)) < 2:
         return None
-    around = images[0][: len(images[0]) - len(below[0])] if below else ""
-    first = {name.partition("/")[0] for name in below}
-    folders = [f.removeprefix(around) for f in files.folders if f.startswith(around)]
-    _refuse_empty(files, [f for f in folders if f and "/" not in f and f not in first])
+    around = images[0].removesuffix(names[0])
+    refuse_empty(folder for folder in files.folders if folder.startswith(around) and "/" not in folder[len(around) :])
     return Layout({"all": Part(images, classes)}, notes)
-
-
-def _refuse_empty(files: Files, folders: list[str]) -> None:
-    for folder in sorted(folders):
-        raise InputError(f"{files.path}: class folder {one_form(folder)} holds no images. Unpack it again, or remove it.")
 
 
 def read_class_folders(files: Files, layout: Layout, img_size: int | None = None) -> ImageData:

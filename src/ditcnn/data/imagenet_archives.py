@@ -30,30 +30,23 @@ _SOLUTION_BYTES = 2**26
 
 @dataclass(frozen=True)
 class ClassImages:
-    """The images of one class in an archive.
-
-    Attributes:
-        wnid: WordNet id, the name of the class's folder.
-        where: The archive's name, for messages.
-        size: Bytes of the archive that they take.
-        images: How many there must be, or None where nothing says so.
-        read: Returns an iterator over (name, content); raises InputError where the archive is damaged.
-    """
+    """The images of one class in an archive."""
 
     wnid: str
+    """WordNet id, the name of the class's folder."""
     where: str
+    """The archive's name, for messages."""
     size: int
+    """Bytes of the archive that they take."""
     images: int | None
+    """How many there must be, where something says so."""
     read: Callable[[], Iterator[tuple[str, bytes]]]
+    """Returns an iterator over (name, content); raises InputError where the archive is damaged."""
 
 
 @contextmanager
 def open_train(path: Path, devkit: Devkit | None) -> Iterator[list[ClassImages]]:
     """Open ``ILSVRC2012_img_train.tar``, a tar of one tar a class.
-
-    Args:
-        path: The archive.
-        devkit: What to compare its classes and their images with.
 
     Raises:
         InputError: It is no such archive, is cut off, or its classes are not those of the devkit.

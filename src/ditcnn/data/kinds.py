@@ -43,7 +43,6 @@ class Found:
         name: Which of CIFAR's sets it is.
         exact: Whether ``images`` are counts; else estimates.
         compressed: Whether it is a ``.tar.gz``, which can be read into memory alone.
-        notes: What a person should be told.
     """
 
     where: str
@@ -55,12 +54,6 @@ class Found:
     name: CifarName | None = None
     exact: bool = True
     compressed: bool = False
-    notes: tuple[str, ...] = ()
-
-    @property
-    def plain(self) -> bool:
-        """Whether class folders stand alone, without train and val."""
-        return "all" in self.images
 
     @property
     def small(self) -> bool:
@@ -107,17 +100,17 @@ def _inside(where: str, files: Files) -> Found:
         classes = None if labels is None else len(read_array(files, labels, 1).unique())
         sizes = tuple({(shape[1], shape[2]) for shape in shapes.values() if len(shape) == 3})
         images: dict[str, int | None] = {part: shape[0] for part, shape in shapes.items()}
-        return Found(where, "idx", images, classes, sizes, ("L",), compressed=compressed, notes=files.notes)
+        return Found(where, "idx", images, classes, sizes, ("L",), compressed=compressed)
     if (layout := class_folders_in(files)) is not None:
         images = {part: len(content.names) for part, content in layout.parts.items()}
         first = layout.parts.get("train") or next(iter(layout.parts.values()))
         seen = _seen(content for _, content in files.read_all(_spread(first.names, SAMPLES), MAX_IMAGE_BYTES))
         kind: Kind = "folders" if files.path.is_dir() else "tar"
-        return Found(where, kind, images, len(set(first.classes)), *seen, compressed=compressed, notes=layout.notes)
+        return Found(where, kind, images, len(set(first.classes)), *seen, compressed=compressed)
     inside = {name: [f for f in files.names if f.startswith(f"{name}/") and f.endswith(".tar")] for name in PART_OF}
     there = {PART_OF[name]: len(tars) for name, tars in inside.items() if tars or f"{name}.tar" in files.names}
     if there:  # train.tar, or train/<class>.tar
-        return Found(where, "folders", dict.fromkeys(there), there.get("train") or None, notes=files.notes)
+        return Found(where, "folders", dict.fromkeys(there), there.get("train") or None)
     raise InputError(f"{files.path} holds no images of a known form: {FORMS}.")
 
 

@@ -138,44 +138,37 @@ def predictions(
     Raises:
         BadImage: An image cannot be read; the rows of those before it have been yielded.
     """
-    model = trained.model.to(device)
+    trained.model.to(device)
     batch: list[tuple[str | None, Tensor]] = []
-    failure: BadImage | None = None
     for picture in pictures:
         try:
             batch.append((picture.path, pixels_of(picture.get(), trained.preprocessing)))
         except BadImage as error:
             if bad is None:
-                failure = error
-                break
+                yield from _rows(trained, batch, topk, device)
+                raise
             bad[picture.path or ""] = str(error)
         if len(batch) == batch_size:
-            yield from _rows(trained, model, batch, topk, device)
+            yield from _rows(trained, batch, topk, device)
             batch = []
-    if batch:
-        yield from _rows(trained, model, batch, topk, device)
-    if failure is not None:
-        raise failure
+    yield from _rows(trained, batch, topk, device)
 
 
 @torch.no_grad()
 def _rows(
-    trained: TrainedModel, model: torch.nn.Module, batch: list[tuple[str | None, Tensor]], topk: int, device: torch.device
+    trained: TrainedModel, batch: list[tuple[str | None, Tensor]], topk: int, device: torch.device
 ) -> list[dict[str, Any]]:
+    if not batch:
+        return []
     images = stacked([pixels for _, pixels in batch], trained.preprocessing).to(device)
     x = images if images.is_floating_point() else normalise(images, trained.mean, trained.std)
-    probabilities = model(x).float().softmax(1).cpu()
+    probabilities = trained.model(x).float().softmax(1).cpu()
     top = probabilities.topk(min(topk, probabilities.shape[1]))
-    return [
-        {
-            "path": path,
-            "top": [
-                _name(trained, output) | {"probability": round(value, 6)}
-                for value, output in zip(values, outputs, strict=True)
-            ],
-        }
-        for (path, _), values, outputs in zip(batch, top.values.tolist(), top.indices.tolist(), strict=True)
-    ]
+    rows = []
+    for (path, _), values, outputs in zip(batch, top.values.tolist(), top.indices.tolist(), strict=True):
+        guesses = zip(values, outputs, strict=True)
+        rows.append({"path": path, "top": [_name(trained, n) | {"probability": round(value, 6)} for value, n in guesses]})
+    return rows
 
 
 def _name(trained: TrainedModel, output: int) -> dict[str, str]:
