@@ -33,7 +33,7 @@ from ditcnn.data.stream import (
     train_batches_of,
 )
 from ditcnn.data.stream.failures import explained_worker, refuse_unguarded
-from ditcnn.data.stream.folders import FolderSource
+from ditcnn.data.stream.files import FolderSource
 from ditcnn.data.stream.source import subset
 from ditcnn.system.errors import InputError
 from tests.conftest import until
