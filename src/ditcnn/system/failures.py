@@ -23,9 +23,9 @@ def explained(error: RuntimeError) -> Exception:
     """Return the failure that an error amounts to, and what to do; or the error itself, where it is the code's fault."""
     first = next(iter(str(error).strip().splitlines()), "")
     if isinstance(error, TorchDynamoException):
-        return RunFailed(f"torch.compile failed: {first} Run without --compile.")
+        return RunFailed(f"torch.compile failed: {first} Run without `compile`.")
     if out_of_memory(error):
-        return RunFailed(f"out of memory: {first} Lower --batch-size; --global-batch is kept by accumulation.")
+        return RunFailed(f"out of memory: {first} Lower `batch_size`; `global_batch` is kept by accumulation.")
     if lost_contact(error):
         return RunFailed(f"the processes of torchrun lost contact: {first}")
     return error

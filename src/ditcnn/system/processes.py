@@ -92,7 +92,7 @@ class Processes:
         if self.local_rank >= torch.cuda.device_count():
             raise InputError(
                 f"torchrun's --nproc_per_node must be at most the number of GPUs, {torch.cuda.device_count()}; "
-                f"got {os.environ['LOCAL_WORLD_SIZE']}. For the CPU: --device cpu."
+                f"got {os.environ['LOCAL_WORLD_SIZE']}. For the CPU: `device` cpu."
             )
         torch.cuda.set_device(self.local_rank)
         return torch.device("cuda", self.local_rank)

@@ -96,10 +96,10 @@ def _weights(source: str, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
 def _named(source: str) -> PretrainedCfg:
     if not timm.is_model(source):
         hint = nearest(source, timm.list_pretrained())
-        raise InputError(f"--pretrained {source}: no such folder, and no model of timm's registry.{hint}")
+        raise InputError(f"`pretrained` {source}: no such folder, and no model of timm's registry.{hint}")
     cfg = timm.get_pretrained_cfg(source)
     if cfg is None or not cfg.has_weights:
-        raise InputError(f"--pretrained {source}: there are no weights of that name. List them: timm.list_pretrained().")
+        raise InputError(f"`pretrained` {source}: there are no weights of that name. List them: timm.list_pretrained().")
     return cfg
 
 
@@ -109,9 +109,9 @@ def _config_of(folder: Path) -> Iterator[dict[str, Any]]:
     try:
         yield json.loads((folder / "config.json").read_bytes())
     except FileNotFoundError:
-        raise InputError(f"--pretrained {folder}: it holds no trained model (config.json and model.safetensors).") from None
+        raise InputError(f"`pretrained` {folder}: it holds no trained model (config.json and model.safetensors).") from None
     except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise InputError(f"--pretrained {folder}: its config.json is damaged: {error}") from None
+        raise InputError(f"`pretrained` {folder}: its config.json is damaged: {error}") from None
 
 
 def _weights_of_folder(folder: Path, name: str) -> tuple[dict[str, Any], dict[str, Any]]:

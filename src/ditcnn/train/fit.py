@@ -41,6 +41,7 @@ from ditcnn.train.settings import (
     resolve,
     with_weights,
 )
+from ditcnn.train.sources import MemorySource
 from ditcnn.train.trainer import Callback, Trainer
 
 __all__ = ["Plan", "Result", "fit", "plan"]
@@ -196,6 +197,9 @@ def plan(
         skip_bad_images=beside.skip_bad_images,
         display=display,
     )  # fmt: skip
+    idle = [field for field in ("workers", "skip_bad_images") if asked[field]]
+    if idle and isinstance(inputs.train, MemorySource):
+        raise processes.agreed(InputError(f"`{idle[0]}` has no effect on images in memory; leave it out."))
     if not resolved.new and folder is not None:
         run = RunFolder(folder)
         begun = processes.on_first(lambda: run.last.exists() or run.previous.exists())
@@ -238,7 +242,8 @@ def _resolve(
     below = {**in_config, **(stored or {})}
     name = _name(recipe, in_config.get("recipe"), (stored or {}).get("recipe"))
     if name is None and not isinstance(recipe, Recipe):
-        name = match_recipe(train if train is not None else below.get("data"), display.say)
+        images = train if train is not None else below.get("data")
+        name = "digits" if images is None and in_config else match_recipe(images, display.say)
     own = _own_name(model) if isinstance(model, nn.Module) else model
     layers = [_of_recipe(stored or {}), _of_recipe(in_config), settings | ({} if own is None else {"model": own})]
     named = next((layer["model"] for layer in reversed(layers) if "model" in layer), None)

@@ -512,7 +512,7 @@ class Trainer:
         progress, processes = self.progress, self.processes
         return RunFailed(
             f"process {processes.rank} of {processes.size} lost contact with another one in epoch {progress.epoch + 1}, "
-            f"step {progress.step + 1} ({str(error).strip().splitlines()[0]}). Go on from the last checkpoint with --resume."
+            f"step {progress.step + 1} ({str(error).strip().splitlines()[0]}). Go on from the last checkpoint with `resume`."
         )
 
 
