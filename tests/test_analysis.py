@@ -28,11 +28,11 @@ from ditcnn.analysis.normal import (
 )
 from ditcnn.data import ImageSet
 from ditcnn.data.digits import read_digits
-from ditcnn.experiments.descent import FORWARDS, descend, mlp, neuron, stack
-from ditcnn.experiments.few_shot import discriminant_hits, share
-from ditcnn.experiments.fig6_measures import channel_numbers, pixel_numbers
+from ditcnn.experiments.fig1.descent import FORWARDS, descend, mlp, neuron, stack
+from ditcnn.experiments.fig1.two_normals import random_problem
+from ditcnn.experiments.fig2.few_shot import discriminant_hits, share
+from ditcnn.experiments.fig6.measures import channel_numbers, pixel_numbers
 from ditcnn.experiments.removal import term_moments
-from ditcnn.experiments.two_normals import random_problem
 from ditcnn.train import TrainedModel
 
 

@@ -168,7 +168,7 @@ def test_a_disk_that_fills_up_in_a_run_is_one_line_and_the_run_goes_on_later(cap
 
     arguments = ["train", "digits", "--data", str(trained / "idx"), "--epochs", "2", "--model", "resnet20", "--out", "run"]
     with monkeypatch.context() as patch:
-        patch.setattr("ditcnn.train.export.save_for_hf", full)
+        patch.setattr("ditcnn.train.saved.save_for_hf", full)
         assert main(arguments) == 2
     assert "No space left on device" in capsys.readouterr().err.splitlines()[-1]
     assert main([*arguments, "--resume"]) == 0

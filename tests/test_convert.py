@@ -1,14 +1,19 @@
 """``ditcnn convert``: checkpoints of the published code and of plain networks."""
 
 import argparse
+import collections
 import json
+import os
+import pathlib
 
+import numpy as np
 import pytest
 import timm
 import torch
 from safetensors.torch import save_file
 
 from ditcnn.cli import main
+from ditcnn.convert import read_checkpoint
 from tests.conftest import write_cifar10
 
 
@@ -147,7 +152,7 @@ def test_bad_files_are_told_in_one_line_and_never_run(tmp_path, capsys):
     for name, message in (
         ("absent.pth", "no such file"),
         ("text.pth", "damaged or is no file of tensors"),
-        ("code.pth", "damaged or is no file of tensors"),
+        ("code.pth", "holds no tensors by name"),
         ("empty.pth", "holds no tensors by name"),
         ("cut.safetensors", "cannot be read"),
     ):
@@ -156,6 +161,91 @@ def test_bad_files_are_told_in_one_line_and_never_run(tmp_path, capsys):
         assert message in captured.err
         assert captured.err.count("\n") == 1
         assert "executed" not in captured.out
+
+
+def foreign_objects() -> dict:
+    """Return what trainers keep beside the weights."""
+    settings = argparse.Namespace(path=pathlib.PurePosixPath("/data"), lr=np.float32(0.1), weights=np.arange(3))
+    history = collections.defaultdict(list)
+    history["loss"].append(np.float64(0.5))
+    return {"args": settings, "history": history, "best": np.float64(91.5), "call": Dangerous()}
+
+
+CONTAINERS = {
+    "net": lambda state: {"net": state},
+    "model_state": lambda state: {"model_state": state},
+    "model_state_dict": lambda state: {"model_state_dict": state, "optimizer_state_dict": {"state": {}}},
+    "nested": lambda state: {"model": {"state_dict": state}},
+    "Lightning": lambda state: {"state_dict": {f"model.{key}": value for key, value in state.items()}, "loops": {}},
+    "Lightning, compiled": lambda state: {"state_dict": {f"net._orig_mod.{key}": value for key, value in state.items()}},
+    "DDP in a member": lambda state: {"module": {f"module.model.{key}": value for key, value in state.items()}},
+    "defaultdict": lambda state: collections.defaultdict(int, state),
+}
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+@pytest.mark.parametrize("zipped", [True, False])
+def test_weights_are_found_among_what_trainers_keep_beside_them(tmp_path, container, zipped, capsys):
+    state = randomised("resnet20").state_dict()
+    whole = CONTAINERS[container](state)
+    whole |= {} if container == "defaultdict" else foreign_objects()
+    torch.save(whole, tmp_path / "net.pth", _use_new_zipfile_serialization=zipped)
+    read = read_checkpoint(tmp_path / "net.pth")
+    assert read.keys() == state.keys()
+    assert all(torch.equal(read[key], value) for key, value in state.items())
+    assert "executed" not in capsys.readouterr().out
+
+
+def test_a_flipped_bit_and_a_cut_end_are_seen(tmp_path, capsys):
+    torch.save(randomised("resnet20").state_dict(), tmp_path / "net.pth")
+    content = bytearray((tmp_path / "net.pth").read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / "flipped.pth").write_bytes(content)
+    (tmp_path / "cut.pth").write_bytes(content[: len(content) // 2])
+    for name, message in (("flipped.pth", "checksum"), ("cut.pth", "cut off")):
+        assert convert(tmp_path / name, "resnet20") == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1
+
+
+def write_script(path):
+    torch.jit.script(torch.nn.Linear(2, 2)).save(str(path))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "git lfs pull"),
+        (b"\n<!DOCTYPE html><html><body>404</body></html>", "is a web page"),
+        (b"", "is empty"),
+        (b'{"error": "not found"}', "is JSON"),
+        (b"\x1f\x8b\x08rest", "compressed by gzip"),
+        (b"\x89HDF\r\n\x1a\n", "HDF5"),
+        (b"PK\x03\x04rest", "is cut off"),
+        (b"\x00" * 100, "is damaged or is no file of tensors"),
+        (b"\x80\x02cposix\nsystem\nX\x04\x00\x00\x00true\x85R.", "is refused: it calls posix.system"),
+        (write_script, "TorchScript"),
+        (lambda path: torch.save(torch.nn.Linear(2, 2), path), "holds a whole torch.nn.modules.linear.Linear"),
+        (lambda path: torch.save(torch.zeros(2), path), "one tensor without a name"),
+        (os.mkfifo, "is a folder, a pipe or a device"),
+        (os.mkdir, "is a folder, a pipe or a device"),
+    ],
+)
+def test_what_lies_in_the_place_of_weights_is_named_for_what_it_is(tmp_path, capsys, content, message):
+    path = tmp_path / "net.pth"
+    path.write_bytes(content) if isinstance(content, bytes) else content(path)
+    assert convert(path, "resnet20") == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert len(error) < 500
+
+
+def test_safetensors_are_known_by_their_content(tmp_path):
+    state = randomised("resnet20").state_dict()
+    save_file(state, tmp_path / "net.bin")
+    assert read_checkpoint(tmp_path / "net.bin").keys() == state.keys()
 
 
 def test_an_existing_folder_is_not_overwritten(tmp_path, capsys):

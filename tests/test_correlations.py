@@ -15,10 +15,10 @@ from ditcnn.analysis.moments import second_moments
 from ditcnn.analysis.sample_ratio import sample_ratio
 from ditcnn.analysis.stationary import bayes_accuracy, check_spectra, dense_covariance, log_likelihoods, sample_images
 from ditcnn.cli import main
-from ditcnn.experiments import correlations
-from ditcnn.experiments.colour_fields import CLASSES, FAMILIES, STEPS, cross_spectra
-from ditcnn.experiments.context import Context
-from ditcnn.experiments.correlation_nets import (
+from ditcnn.experiments.correlations import experiment as correlations
+from ditcnn.experiments.correlations.colour_fields import CLASSES, FAMILIES, STEPS, cross_spectra
+from ditcnn.experiments.correlations.experiment import CORRELATIONS
+from ditcnn.experiments.correlations.methods import (
     NETS,
     Labelled,
     Schedule,
@@ -26,10 +26,10 @@ from ditcnn.experiments.correlation_nets import (
     fit_moments,
     train_net,
 )
-from ditcnn.experiments.correlations import CORRELATIONS
-from ditcnn.experiments.experiment import Plan
-from ditcnn.experiments.fig3 import FIG3
-from ditcnn.experiments.sets import ImageSets
+from ditcnn.experiments.engine.experiment import Context, Plan
+from ditcnn.experiments.engine.runs import RunStore
+from ditcnn.experiments.engine.sets import ImageSets
+from ditcnn.experiments.fig3.experiment import FIG3
 from ditcnn.system.errors import InputError
 
 CHANNEL_FAMILIES = ("channels", "white-channels")
@@ -295,7 +295,7 @@ def test_every_method_with_a_seed_is_given_the_same_images(monkeypatch):
     cells = CORRELATIONS.cells(Plan(settings, 1, ()))
     for cell in cells:
         if cell["method"] != "bayes" and cell["family"] == "channels" and cell["strength"] == settings.strength:
-            CORRELATIONS.run(cell, Context(ImageSets({}), Path()))
+            CORRELATIONS.run(cell, Context(ImageSets({}), RunStore(Path(), "correlations")))
     at_64 = [images for (_, count), images in seen.items() if count == 64]
     assert len(at_64) == len(NETS) + 2
     for train, test in at_64:
@@ -307,7 +307,7 @@ def test_every_method_with_a_seed_is_given_the_same_images(monkeypatch):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_no_method_is_better_than_the_optimum_and_the_right_products_come_near_it(family):
     images = {"family": family, "strength": 0.08, "size": 8}
-    here = Context(ImageSets({}), Path())
+    here = Context(ImageSets({}), RunStore(Path(), "correlations"))
     best = CORRELATIONS.run(images | {"method": "bayes", "images": 2000}, here)["accuracy"]
     assert 0.55 < best < 0.65
     shared = images | {"samples": 4000, "test_images": 2000, "seed": 0}
@@ -323,7 +323,8 @@ def test_the_experiment_compares_every_method_with_the_optimum(tmp_path):
     assert main(["reproduce", "correlations", "--budget", "smoke", "--out", str(tmp_path)]) == 0
     record = json.loads((tmp_path / "correlations.json").read_text())
     summary = record["summary"]
-    assert {row["method"] for row in record["cells"]} == {"bayes", "position", "neighbourhood", *NETS}
+    lines = map(json.loads, (tmp_path / "cells.jsonl").read_text().splitlines())
+    assert {line["cell"]["method"] for line in lines if "cell" in line} == {"bayes", "position", "neighbourhood", *NETS}
     assert {row["family"] for row in summary["differences"]} == set(FAMILIES)
     for name in ("correlations", "correlations-ratio", "correlations-images"):
         assert (tmp_path / f"{name}.svg").stat().st_size > 1000
@@ -351,7 +352,7 @@ def test_the_schematic_names_the_terms_places_and_no_text_of_it_overlaps(tmp_pat
     assert [summary["resnet"][fact] for fact in facts] == [32, [16, 16], 33_280]
     assert [summary["convnext"][fact] for fact in facts] == [96, [56, 56], 884_736]
     with figure_style():
-        (figure,) = FIG3.draw(summary).values()
+        (figure,) = FIG3.draw(summary, ()).values()
         canvas = FigureCanvasAgg(figure)
         boxes = [(text.get_text(), text.get_window_extent(canvas.get_renderer())) for text in figure.axes[0].texts]
     boxes = [(words, box) for words, box in boxes if words]

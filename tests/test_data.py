@@ -1,12 +1,16 @@
 """Loaders against hand-made files of every format, and what they say of bad ones."""
 
 import functools
+import gzip
 import http.server
 import io
 import os
 import pickle
 import tarfile
 import threading
+import time
+import unicodedata
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +21,11 @@ from PIL import Image
 from torchvision.datasets import CIFAR10
 
 from ditcnn.data import ImageData, ImageSet, channel_statistics, open_data
+from ditcnn.data.decoding import BadImage, decode_image, decode_rgb
+from ditcnn.data.names import hold_out_by_name
+from ditcnn.data.pickles import read_pickle
 from ditcnn.data.split import hold_out
+from ditcnn.data.stream import open_source
 from ditcnn.system.errors import InputError
 from tests.conftest import shade, write_cifar10, write_cifar100, write_class_folders, write_idx, write_tar
 
@@ -386,3 +394,403 @@ def test_hold_out_is_a_stratified_tenth_at_most_5000_and_always_the_same():
 def test_too_few_images_to_hold_out_are_told():
     with pytest.raises(InputError, match="--protocol paper"):
         hold_out(ImageSet(torch.zeros(30, 1, 2, 2), torch.arange(30) % 10))
+
+
+# --- data as people have it
+
+
+def everything(data: ImageData) -> set[tuple[bytes, str]]:
+    pairs = [pair for part in (data.train, data.test) for pair in zip(part.images, part.labels.tolist(), strict=True)]
+    return {(image.numpy().tobytes(), data.classes[label]) for image, label in pairs}
+
+
+@pytest.mark.parametrize("form", ["folder", "tar", "tar of a folder"])
+def test_class_folders_alone_are_split_by_a_hash_of_their_names_and_it_is_said(tmp_path, form):
+    folder = write_class_folders(tmp_path / "set", train=20, test=1) / "train"
+    path = folder if form == "folder" else write_tar(folder, tmp_path / "p.tar", prefix="" if form == "tar" else "outer")
+    data, again = open_data(path, "cifar10"), open_data(path, "cifar10")
+    held = hold_out_by_name([f"{c}/{i}.png" for c in ("cat", "dog") for i in range(20)])
+    assert (data.classes, len(data.train), len(data.test)) == (("cat", "dog"), int((~held).sum()), int(held.sum()))
+    assert f"{held.sum()} of 40 images, chosen by a hash of their names, are the test part" in data.notes[0]
+    assert again.notes == data.notes  # from the cache too
+    assert sorted(data.test.images[:, 0, 0, 0].tolist()) == [shade(i // 20, i % 20) for i in np.flatnonzero(held)]
+
+
+def test_holding_out_by_name_is_a_function_of_the_name():
+    names = [f"{c}/{i}.png" for c in ("a", "b", "café") for i in range(300)]
+    held = dict(zip(names, hold_out_by_name(names), strict=True))
+    assert 60 <= sum(held.values()) <= 120
+    some = names[::-7]
+    assert hold_out_by_name(some).tolist() == [held[name] for name in some]
+    decomposed = hold_out_by_name([unicodedata.normalize("NFD", name) for name in names])
+    assert decomposed.tolist() == list(held.values())
+    for count in (2, 3, 5):  # each class has one on both sides, however few it has
+        few = hold_out_by_name([f"{c}/{i}" for c in range(20) for i in range(count)]).reshape(20, count)
+        assert few.any(1).all()
+        assert not few.all(1).any()
+
+
+def test_folders_below_a_class_are_of_that_class(tmp_path):
+    plain, nested = (write_class_folders(tmp_path / name) for name in ("plain", "nested"))
+    (nested / "train" / "cat" / "more").mkdir()
+    (nested / "train" / "cat" / "1.png").rename(nested / "train" / "cat" / "more" / "1.png")
+    (nested / "train" / "dog").rename(nested / "train" / "images")
+    (nested / "train" / "dog").mkdir()
+    (nested / "train" / "images").rename(nested / "train" / "dog" / "images")
+    assert everything(open_data(nested, "cifar10")) == everything(open_data(plain, "cifar10"))
+
+
+def test_a_folder_of_several_folders_of_images_is_an_error(tmp_path):
+    folder = write_class_folders(tmp_path / "set")
+    for name in ("x", "y"):
+        (folder / "train" / "cat" / name).mkdir()
+    for number, name in enumerate("xyx"):
+        (folder / "train" / "cat" / f"{number}.png").rename(folder / "train" / "cat" / name / f"{number}.png")
+    with pytest.raises(InputError, match="cat holds no image itself but the folders x and y: is it one class or 2"):
+        open_data(folder, "cifar10")
+
+
+@pytest.mark.parametrize("archive", [False, True])
+def test_names_are_compared_in_one_unicode_form(tmp_path, archive):
+    folder = write_class_folders(tmp_path / "set", classes=("cafe\u0301", "dog"))  # decomposed, as macOS writes it
+    (folder / "train" / "cafe\u0301").rename(folder / "train" / "caf\xe9")
+    path = write_tar(folder, tmp_path / "s.tar") if archive else folder
+    assert open_data(path, "cifar10").classes == ("caf\xe9", "dog")
+    train = open_source(path, "train")
+    val = open_source(path, "val", train.classes)
+    assert (train.classes, val.classes, val.absent) == (("caf\xe9", "dog"), ("caf\xe9", "dog"), ())
+    assert open_source(path, "val", ("cafe\u0301", "dog")).labels.tolist() == val.labels.tolist()  # of an older run
+
+
+@pytest.mark.parametrize("archive", [False, True])
+@pytest.mark.parametrize("junk", ["__MACOSX", "train/cat/@eaDir", "train/.ipynb", "lost+found", "train/#recycle"])
+def test_what_systems_leave_is_ignored_at_any_level(tmp_path, junk, archive):
+    plain, littered = (write_class_folders(tmp_path / name) for name in ("plain", "littered"))
+    for inside in ("train/cat/0.png", "0.png", "1.png/thumb.png"):
+        (littered / junk / inside).parent.mkdir(parents=True, exist_ok=True)
+        (littered / junk / inside).write_bytes(b"not an image")
+    (littered / "train" / "cat" / "Thumbs.db").write_bytes(b"x")
+    (littered / "train" / "cat" / "._0.png").write_bytes(b"x")
+    path = write_tar(littered, tmp_path / "l.tar") if archive else littered
+    assert same(open_data(path, "cifar10"), open_data(plain, "cifar10"))
+    assert len(open_source(path, "train")) == 6
+
+
+def test_jfif_is_jpeg(tmp_path):
+    folder = write_class_folders(tmp_path / "set")
+    Image.new("RGB", (8, 8), (200, 0, 0)).save(folder / "train" / "cat" / "9.jfif", format="JPEG")
+    assert len(open_data(folder, "cifar10").train) == 7
+    assert len(open_source(folder, "train")) == 7
+
+
+@pytest.mark.parametrize("archive", [False, True])
+def test_pictures_of_formats_that_are_not_read_are_counted(tmp_path, archive):
+    folder = write_class_folders(tmp_path / "set")
+    for name in ("1.heic", "2.HEIC", "3.gif", "notes.txt"):
+        (folder / "train" / "cat" / name).write_bytes(b"x")
+    path = write_tar(folder, tmp_path / "s.tar") if archive else folder
+    for notes in (open_data(path, "cifar10").notes, open_source(path, "train").notes):
+        assert [note.partition(" are")[0] for note in notes] == ["3 pictures (.gif, .heic)"]
+
+
+def test_links_that_go_round_end_and_those_to_nothing_are_counted(tmp_path):
+    folder = write_class_folders(tmp_path / "set")
+    for name, target in (
+        ("train/cat/up", ".."), ("train/cat/self", "self"), ("round", "."), ("train/dog/9.png", "nowhere.png"), ("a", "b"),
+        ("b", "a"), ("train/dog/8.png", "0.png"),
+    ):  # fmt: skip
+        (folder / name).symlink_to(target)
+    data, source = open_data(folder, "cifar10"), open_source(folder, "train")
+    assert len(data.train) == len(source) == 7
+    assert "4 symbolic links to nothing left out" in data.notes[0]
+    assert "2 symbolic links to nothing left out" in source.notes[0]
+
+
+def test_a_class_folder_may_be_a_link(tmp_path):
+    folder = write_class_folders(tmp_path / "set")
+    (folder / "train" / "cat").rename(tmp_path / "elsewhere")
+    (folder / "train" / "cat").symlink_to(tmp_path / "elsewhere")
+    assert len(open_data(folder, "cifar10").train) == len(open_source(folder, "train")) == 6
+
+
+@pytest.mark.parametrize("archive", [False, True])
+def test_what_is_no_regular_file_is_no_image(tmp_path, archive):
+    folder = write_class_folders(tmp_path / "set")
+    os.mkfifo(folder / "train" / "cat" / "fifo.png")
+    (folder / "train" / "cat" / "zero.png").symlink_to("/dev/zero")
+    assert len(open_data(write_tar(folder, tmp_path / "s.tar") if archive else folder, "cifar10").train) == 6
+
+
+@pytest.mark.parametrize("layout", ["emnist", "own folders", "plain"])
+def test_idx_files_are_found_under_the_names_that_people_have(tmp_path, layout):
+    wanted = open_data(write_idx(tmp_path / "plain"), "digits")
+    folder = write_idx(tmp_path / "named", zipped=layout == "emnist")
+    for path in list(folder.iterdir()):
+        if layout == "emnist":
+            name = path.name.replace("t10k", "test")
+            path.rename(folder / f"emnist-balanced-{name}")
+        elif layout == "own folders":  # as Kaggle's archive of MNIST
+            path.rename(tmp_path / "file")
+            path.mkdir()
+            (tmp_path / "file").rename(path / path.name)
+    data = open_data(folder, "digits")
+    upright = [part.images.transpose(2, 3) if layout == "emnist" else part.images for part in (data.train, data.test)]
+    assert torch.equal(upright[0], wanted.train.images)
+    assert torch.equal(upright[1], wanted.test.images)
+    assert [note for note in data.notes if "rows and columns exchanged" in note] == list(data.notes)
+    assert bool(data.notes) == (layout == "emnist")
+
+
+def test_several_sets_of_emnist_are_not_mixed(tmp_path):
+    for name in ("balanced", "letters"):
+        for path in list(write_idx(tmp_path / name).iterdir()):
+            path.rename(tmp_path / f"emnist-{name}-{path.name}")
+        (tmp_path / name).rmdir()
+    with pytest.raises(InputError, match="several sets of IDX files: emnist-balanced, emnist-letters"):
+        open_data(tmp_path, "digits")
+
+
+# --- sizes
+
+
+def test_photographs_are_kept_in_memory_only_at_a_size_that_is_named(tmp_path):
+    for part in ("train", "test"):
+        for number, name in enumerate(("cat", "dog")):
+            (tmp_path / part / name).mkdir(parents=True)
+            Image.new("RGB", (100, 70 + number), (0, 99 * number, 0)).save(tmp_path / part / name / "0.png")
+    with pytest.raises(InputError, match=r"has 100x70 pixels; .* at most 64 a side. Name a size .*img_size"):
+        open_data(tmp_path, "cifar10")
+    data = open_data(tmp_path, "cifar10", img_size=16)
+    assert data.image_shape == (3, 16, 16)
+    assert data.train.images[:, 1].flatten(1).float().mean(1).tolist() == [0, 99]
+    assert open_data(tmp_path, "cifar10", img_size=20).image_shape == (3, 20, 20)  # not what is cached at 16
+    for wrong in (0, -1, 10**9):
+        with pytest.raises(InputError, match="img_size must be from 1 to"):
+            open_data(tmp_path, "cifar10", img_size=wrong)
+
+
+def test_a_size_means_the_same_for_all_kinds(tmp_path):
+    for path, name, shape in (
+        (write_idx(tmp_path / "idx"), "digits", (1, 4, 4)), (write_cifar10(tmp_path / "c"), "cifar10", (3, 4, 4)),
+        (None, "digits", (1, 4, 4)),
+    ):  # fmt: skip
+        small, whole = open_data(path, name, img_size=4), open_data(path, name)
+        assert small.image_shape == shape
+        channel = Image.fromarray(whole.test.images[1, 0].numpy()).resize((4, 4), Image.Resampling.BICUBIC)
+        assert np.array_equal(small.test.images[1, 0].numpy(), np.asarray(channel))
+        assert torch.equal(small.train.labels, whole.train.labels)
+
+
+def test_images_that_do_not_fit_into_memory_are_told_before_they_are_decoded(tmp_path, monkeypatch):
+    folder = write_class_folders(tmp_path / "set")
+    monkeypatch.setattr("ditcnn.data.class_folders.os.sysconf", lambda name: 1024 if name == "SC_PAGE_SIZE" else 1)
+    with pytest.raises(InputError, match=r"10 images of 192 bytes take .* GiB of memory, and this machine has"):
+        open_data(folder, "cifar10")
+
+
+class Zeros(io.RawIOBase):
+    def read(self, size=-1):
+        return bytes(size)
+
+
+@pytest.mark.parametrize(
+    "name", ["train/a/0.png", "train/a/notes.txt", "train-images-idx3-ubyte", "cifar-10-batches-py/data_batch_1"]
+)
+def test_an_archive_is_read_against_its_headers_and_a_limit(tmp_path, monkeypatch, name):
+    monkeypatch.setattr("ditcnn.data.archives.MAX_IMAGE_BYTES", 2**20)
+    monkeypatch.setattr("ditcnn.data.archives.MAX_UNPACKED", 2**22)
+    folder = write_class_folders(tmp_path / "set")
+    with tarfile.open(tmp_path / "bomb.tar.gz", "w:gz", compresslevel=1) as archive:
+        archive.add(folder, arcname="")
+        member = tarfile.TarInfo(name)
+        member.size = 2**24
+        archive.addfile(member, Zeros())
+    assert (tmp_path / "bomb.tar.gz").stat().st_size < 2**20
+    with pytest.raises(InputError, match=r"at most 1,048,576 are read|unpacks to more than"):
+        open_data(tmp_path / "bomb.tar.gz", "cifar10")
+
+
+def header(name: str = "x", kind: bytes = b"0", size: bytes = b"00000000000\0") -> bytes:
+    block = bytearray(tarfile.TarInfo(name).tobuf(tarfile.GNU_FORMAT))
+    block[156:157], block[124:136], block[148:156] = kind, size, b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        header(kind=b"L", size=b"77777777777\0"),  # a name of eight gigabytes
+        header(kind=b"x", size=b"77777777777\0"),
+        header(size=b"\xff" * 11 + b"\0") * 3,  # a negative size: the next header stands before this one
+        header(kind=b"x", size=b"\xff" * 12) * 3,
+        header(kind=b"x") * 3000,
+        header("a/0.png", size=b"77777777777\0"),
+    ],
+)
+def test_headers_that_ask_for_what_no_archive_has_are_told_at_once(tmp_path, content):
+    (tmp_path / "a.tar").write_bytes(content + bytes(1024))
+    for read in (lambda p: open_data(p, "cifar10"), lambda p: open_source(p, "train")):
+        with pytest.raises(InputError, match=r"a\.tar is no whole tar archive"):
+            read(tmp_path / "a.tar")
+
+
+def test_tars_in_tars_have_a_depth(tmp_path):
+    path = write_tar(write_class_folders(tmp_path / "set"), tmp_path / "0.tar")
+    for depth in range(1, 6):
+        with tarfile.open(tmp_path / f"{depth}.tar", "w") as archive:
+            archive.add(path, arcname="train.tar")
+        path = tmp_path / f"{depth}.tar"
+    with pytest.raises(InputError, match="tars in tars more than 3 deep"):
+        open_source(path, "train")
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+@pytest.mark.parametrize("says", [(2, 2, 2), (2**20, 2**20, 1), (2**31, 1, 1)])
+def test_an_idx_file_is_read_against_its_header_and_a_limit(tmp_path, zipped, says):
+    folder = write_idx(tmp_path / "idx", zipped=zipped)
+    path = next(folder.glob("train-images*"))
+    content = bytes([0, 0, 8, 3]) + np.array(says, ">u4").tobytes() + bytes(2**22)
+    path.write_bytes(gzip.compress(content) if zipped else content)
+    with pytest.raises(InputError, match=r"more bytes of data where its header says|at most 1,073,741,824 are read"):
+        open_data(folder, "digits")
+
+
+@pytest.mark.parametrize("size", [(1, 20_000), (20_000, 1), (10_000, 9_000), (60_000, 60_000)])
+def test_an_image_that_would_take_gigabytes_is_bad_in_one_line(size):
+    content = io.BytesIO()
+    Image.new("1", (8, 8)).save(content, "png")
+    plain = bytearray(content.getvalue())
+    plain[16:24] = np.array(size, ">u4").tobytes()  # of the header, whose checksum Pillow reads
+    plain[29:33] = np.array([zlib.crc32(bytes(plain[12:29]))], ">u4").tobytes()
+    with pytest.raises(BadImage, match=r"^x\.png has (1 x 20,000|20,000 x 1|more than 89,478,485) pixels"):
+        decode_rgb(bytes(plain), "x.png")
+
+
+# --- nothing believed unread
+
+
+@pytest.mark.parametrize("head", [b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", b"\xc5\xd0\xd3\xc6" + bytes(40)])
+def test_no_format_but_those_that_are_meant_is_read_and_no_program_started(monkeypatch, head):
+    monkeypatch.setattr("subprocess.Popen", lambda *_, **__: pytest.fail("a program was started"))
+    with pytest.raises(BadImage, match=r"photo\.jpg is not a readable image: none of the formats that are read \(JPEG, PNG"):
+        decode_image(head, "photo.jpg")
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP", "PPM", "TIFF", "WEBP"])
+def test_the_formats_that_are_meant_are_read_whatever_they_are_called(kind):
+    content = io.BytesIO()
+    Image.new("RGB", (9, 7), (200, 100, 0)).save(content, kind)
+    assert decode_rgb(content.getvalue(), "x.jpg").size == (9, 7)
+
+
+def test_orientation_is_obeyed_where_it_is_asked_for(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for part in ("train", "val"):
+        (tmp_path / part / "a").mkdir(parents=True)
+        Image.new("RGB", (20, 10)).save(tmp_path / part / "a" / "0.jpg", exif=exif)
+    sizes = [open_source(tmp_path, "train", upright=upright).read(0)[0].size for upright in (False, True)]
+    assert sizes == [(20, 10), (10, 20)]
+    assert not open_source(tmp_path, "train").upright  # as published figures are measured
+    assert open_data(tmp_path, "cifar10").image_shape == (3, 20, 10)
+
+
+def test_each_flipped_bit_of_the_cache_is_seen(tmp_path, cache_folder):
+    folder = write_class_folders(tmp_path / "images")
+    first = open_data(folder, "cifar10")
+    (cache,) = cache_folder.iterdir()
+    content = cache.read_bytes()
+    for place in (*range(0, 600, 7), *range(600, len(content), 211)):
+        cache.write_bytes(content[:place] + bytes([content[place] ^ 16]) + content[place + 1 :])
+        data = open_data(folder, "cifar10")
+        assert same(data, first)
+        assert data.notes == first.notes
+
+
+def test_an_image_replaced_by_one_of_equal_size_and_time_is_seen(tmp_path):
+    folder = write_class_folders(tmp_path / "images")
+    path = folder / "train" / "cat" / "0.png"
+    Image.new("RGB", (8, 8), (1, 2, 3)).save(path, "bmp")
+    assert open_data(folder, "cifar10").train.images[0, 0, 0, 0] == 1
+    before = path.stat()
+    other = path.with_name("other")
+    Image.new("RGB", (8, 8), (9, 2, 3)).save(other, "bmp")
+    assert other.stat().st_size == before.st_size
+    os.utime(other, ns=(before.st_atime_ns, before.st_mtime_ns))
+    other.replace(path)
+    assert open_data(folder, "cifar10").train.images[0, 0, 0, 0] == 9
+
+
+def test_what_a_killed_process_left_in_the_cache_is_swept(tmp_path, cache_folder):
+    for name, age in (("images-a.tmp", 7200), ("images-b.tmp", 0)):
+        (cache_folder / name).touch()
+        os.utime(cache_folder / name, (time.time() - age,) * 2)
+    open_data(write_class_folders(tmp_path / "images"), "cifar10")
+    assert [path.name for path in cache_folder.glob("*.tmp")] == ["images-b.tmp"]
+
+
+def named(module: bytes, name: bytes) -> bytes:
+    return b"c" + module + b"\n" + name + b"\n"
+
+
+def text(words: bytes) -> bytes:
+    return b"X" + len(words).to_bytes(4, "little") + words
+
+
+ARRAY = named(b"numpy.core.multiarray", b"_reconstruct") + named(b"numpy", b"ndarray") + b"K\x00\x85U\x01b\x87R"
+STATE = b"(K\x03" + text(b">") + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+
+
+def of_type(name: bytes, state: bytes = STATE, data: bytes = b"U\x08AAAAAAAA") -> bytes:
+    dtype = named(b"numpy", b"dtype") + text(name) + b"\x89\x88\x87R" + state
+    return ARRAY + b"(K\x01K\x01\x85" + dtype + b"\x89" + data + b"tb."
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        of_type(b"O8"),  # its bytes would be taken for pointers
+        of_type(b"V8"),
+        of_type(b"O8,i4"),
+        of_type(b"i8", STATE.replace(b"K\x00tb", b"K\x3ftb")),  # flags
+        of_type(b"i8", STATE.replace(b"NNN", text(b"x") + b"NN")),  # an array within
+        of_type(b"i8", data=b"U\x04AAAA"),  # shorter than its shape
+        of_type(b"u1", data=b"N"),
+        ARRAY + b".",
+        b"}" + b")" + b"\x85" * 200_000 + b"K\x01s.",  # a key that nests too deep to be hashed
+        b"Nr\xff\xff\xff\x7f]r\xff\xff\xff\xff.",  # a memo of billions of places
+        b"\x8e" + b"\xff" * 7 + b"\x7fa.",
+        b"\x96" + b"\0" * 4 + b"\x10\0\0\0a.",
+        named(b"numpy", b"dtype") + b"}" + text(b"_make") + b"K\x01sb.",
+        named(b"numpy", b"ndarray") + b")\x81.",
+        named(b"numpy", b"ndarray") + b"K\x09\x85R.",
+        named(b"_codecs", b"encode") + text(b"x") + text(b"zip") + b"\x86R.",
+        b"(ios\nsystem\n.",
+        named(b"numpy", b"load") + text(b"x") + b"\x85R.",
+        b"]("
+        + text(b"A" * 2**20)
+        + b"q\x01"
+        + 50 * (named(b"_codecs", b"encode") + b"h\x01" + text(b"latin1") + b"\x86R")
+        + b"e.",
+    ],
+)
+def test_a_pickle_builds_nothing_but_plain_containers_and_arrays_of_numbers(tmp_path, content):
+    root = write_cifar10(tmp_path / "root")
+    (root / "cifar-10-batches-py" / "data_batch_1").write_bytes(b"\x80\x02" + content)
+    with pytest.raises(InputError, match=r"data_batch_1 is (refused|damaged|not a CIFAR batch)") as error:
+        open_data(root, "cifar10")
+    assert len(str(error.value)) < 400
+    assert str(error.value).isprintable()
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_a_pickle_of_plain_things_is_read_as_pickle_reads_it(protocol):
+    value = {
+        "a": np.arange(6, dtype=">i4").reshape(2, 3).T,
+        "b": [1, -1, 2**70, 1.5, None, True, "é", b"x" * 300, (1, (2,)), {}],
+    }
+    read = read_pickle(pickle.dumps(value, protocol))
+    assert np.array_equal(read["a"], value["a"])
+    assert read["b"] == value["b"]
+    assert read_pickle(pickle.dumps(np.float32(2.5), protocol)) == 2.5

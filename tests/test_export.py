@@ -1,5 +1,7 @@
 """``ditcnn export``: files that other programs read."""
 
+import os
+
 import pytest
 import timm
 import torch
@@ -29,6 +31,7 @@ def test_onnx_gives_the_models_outputs_for_any_batch(model):
     onnxruntime = pytest.importorskip("onnxruntime")
     assert export("onnx", "model.onnx") == 0
     session = onnxruntime.InferenceSession("model.onnx")
+    assert [value.shape[0] for value in (*session.get_inputs(), *session.get_outputs())] == ["batch", "batch"]
     for batch in (1, 5):
         x = torch.randn(batch, 1, 8, 8)
         (logits,) = session.run(["logits"], {"images": x.numpy()})
@@ -50,6 +53,23 @@ def test_safetensors_are_the_state_dict_and_nothing_is_overwritten(model, capsys
     assert export("safetensors", "model.safetensors") == 2
     assert "--force" in capsys.readouterr().err
     assert export("safetensors", "model.safetensors", "--force") == 0
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
+def test_a_file_has_the_mode_that_the_umask_leaves(model, mask, mode):
+    before = os.umask(mask)
+    try:
+        assert export("safetensors", "model.safetensors") == 0
+    finally:
+        os.umask(before)
+    assert os.stat("model.safetensors").st_mode & 0o777 == mode
+
+
+def test_a_device_is_not_replaced(model, capsys):
+    os.mkfifo("pipe")
+    for place in ("pipe", "/dev/null", "."):
+        assert export("safetensors", place, "--force") == 2
+        assert "--out must name a file" in capsys.readouterr().err
 
 
 def test_fresh_weights_are_named_as_such(capsys):

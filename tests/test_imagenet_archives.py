@@ -222,7 +222,7 @@ def test_a_second_process_is_refused(capsys, here):
     ("damage", "message"),
     [
         (lambda c: c[: len(c) // 2], "is cut off|no whole tar archive|is damaged"),
-        (lambda c: c[:512] + c[512:600], "no whole tar archive"),
+        (lambda c: c[:512] + c[512:600], "is cut off"),
         (lambda c: b"", "n01440764.tar is empty"),
         (lambda c: b"text" * 512, "no whole tar archive"),
         (lambda c: c[:2560] + b"?" * 512 + c[3072:], "is damaged at byte 2,560"),
@@ -336,8 +336,51 @@ def test_a_devkit_that_is_incomplete_or_damaged_is_told(capsys, here, devkit, me
 
 def test_a_devkit_that_is_no_archive_is_told(capsys, here):
     here.devkit.write_bytes(here.devkit.read_bytes()[:-50])
-    assert f"{here.devkit} is not a readable .tar or .tar.gz" in fails(capsys, arguments(here))
+    assert f"{here.devkit} is no whole tar archive" in fails(capsys, arguments(here))
     assert "nowhere: no such folder or archive" in fails(capsys, [*arguments(here, "val"), "--devkit", "nowhere"])
+
+
+def kaggle(here) -> list[str]:
+    """Write the validation images as Kaggle has them: a flat folder, and a table of classes with boxes."""
+    folder = here.out.parent / "CLS-LOC" / "val"
+    folder.mkdir(parents=True)
+    lines = ["ImageId,PredictionString"]
+    for (name, content), number in reversed(list(zip(val_images().items(), TRUTH, strict=True))):
+        (folder / name).write_bytes(content)
+        wnid = WNIDS[number - 1]
+        lines.append(f"{name.removesuffix('.JPEG')},{wnid} 85 1 499 272 {wnid} 3 5 16 17 ")
+    solution = here.out.parent / "LOC_val_solution.csv"
+    solution.write_text("\n".join(lines) + "\n")
+    return ["data", "imagenet", "--val-folder", str(folder), "--val-solution", str(solution), "--out", str(here.out)]
+
+
+def test_kaggles_folder_and_table_serve_for_val(capsys, here):
+    argv = kaggle(here)
+    assert main(argv) == 0
+    wanted = {name: content for name, content in EXPECTED.items() if name.startswith("val/")}
+    assert contents(here.out) == wanted
+    assert "LOC_val_solution.csv says" in capsys.readouterr().out
+    shutil.rmtree(here.out)
+    assert main(["data", "imagenet", "--val-tar", str(here.val), *argv[4:]]) == 0  # the table serves for the archive too
+    assert contents(here.out) == wanted
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("ILSVRC2012_val_00000001,", "is not an image and its class"),
+        ("ILSVRC2012_val_00000001,n01440764 1 2 3 4 n01443537 1 2 3 4", "is not an image and its class"),
+        ("ILSVRC2012_val_00000002,n01440764 1 2 3 4", "ILSVRC2012_val_00000002 comes twice"),
+        ("ILSVRC2012_val_00000008,n01440764 1 2 3 4", "ILSVRC2012_val_00000008.JPEG is missing"),
+        ("../../etc/passwd,n01440764 1 2 3 4", "is not an image and its class"),
+    ],
+)
+def test_a_table_of_kaggles_that_makes_no_sense_is_told_by_its_line(capsys, here, line, message):
+    argv = kaggle(here)
+    with Path(argv[5]).open("a") as file:
+        file.write(line + "\n")
+    assert message in fails(capsys, argv)
+    assert not here.out.exists()
 
 
 def test_the_devkit_numbers_classes_and_counts_their_images(here):
@@ -379,7 +422,7 @@ def test_folders_that_were_not_made_of_the_archive_are_refused_and_left_alone(ca
 def test_bad_flags_are_told_in_one_line(capsys, here, tmp_path):
     out = ["--out", str(here.out)]
     assert "ditcnn data prepares imagenet, not 'imagnet'. Did you mean imagenet?" in fails(capsys, ["data", "imagnet"])
-    assert "name an archive with --train-tar or --val-tar" in fails(capsys, ["data", "imagenet", *out])
+    assert "name an archive with --train-tar or --val-tar, or a folder" in fails(capsys, ["data", "imagenet", *out])
     assert "--val-tar needs --devkit" in fails(capsys, ["data", "imagenet", "--val-tar", str(here.val), *out])
     assert "--out" in fails(capsys, ["data", "imagenet", "--train-tar", str(here.train)])
     missing = ["data", "imagenet", "--train-tar", str(tmp_path / "nowhere.tar"), *out]

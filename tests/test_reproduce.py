@@ -5,6 +5,7 @@ import os
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,10 +15,15 @@ from matplotlib.figure import Figure
 from ditcnn.cli import main
 from ditcnn.data import ImageData, ImageSet
 from ditcnn.experiments import EXPERIMENTS, Budget, Experiment, Plan, reproduce
-from ditcnn.experiments.sets import find_sets
+from ditcnn.experiments.engine import course
+from ditcnn.experiments.engine.experiment import cell_key
+from ditcnn.experiments.engine.sets import find_sets
+from ditcnn.experiments.engine.tables import Table, Verdict, brief_text, markdown
 from ditcnn.system.errors import InputError
 from ditcnn.system.signals import Stopped
 from tests.conftest import write_idx
+
+RESULTS = Path(__file__).parents[1] / "results"
 
 
 @dataclass(frozen=True)
@@ -36,7 +42,7 @@ def toy(run: Any = None, **changes: Any) -> Experiment[ToySettings]:
     def cells(plan: Plan[ToySettings]) -> list[dict[str, Any]]:
         return [{"factor": plan.settings.factor, "seed": seed} for seed in range(plan.seeds)]
 
-    def draw(summary: dict[str, Any]) -> dict[str, Figure]:
+    def draw(summary: dict[str, Any], rows: Sequence[dict[str, Any]]) -> dict[str, Figure]:
         figure = Figure()
         figure.subplots().plot(summary["values"])
         return {"": figure, "more": Figure()}
@@ -54,18 +60,31 @@ def toy(run: Any = None, **changes: Any) -> Experiment[ToySettings]:
         cells=cells,
         run=run or (lambda cell, context: {"square": cell["factor"] * cell["seed"] ** 2}),
         summarise=summarise,
-        table=lambda summary: f"values: {summary['values']}",
+        table=lambda summary: [
+            f"values: {summary['values']}",
+            Table(["value"], [[v] for v in summary["values"]], brief=(0,)),
+        ],
         draw=draw,
     )
     return replace(experiment, **changes)
 
 
-def test_a_record_holds_every_number_and_how_it_was_made(tmp_path):
-    record = reproduce(toy(), "smoke", tmp_path / "out")
+def lines_of(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "cells.jsonl").read_text().splitlines()]
+
+
+def cells_of(out: Path) -> list[dict[str, Any]]:
+    return [line["cell"] | line["numbers"] for line in lines_of(out) if "cell" in line]
+
+
+def test_a_record_holds_settings_and_summary_and_the_cells_stand_in_their_file_alone(tmp_path):
+    done = reproduce(toy(), "smoke", tmp_path / "out")
     written = json.loads((tmp_path / "out" / "toy.json").read_text())
-    assert written == json.loads(json.dumps(record))
+    assert written == json.loads(json.dumps(done.record))
     assert {"seeds", "budget", "versions", "commit", "command", "settings"} <= written.keys()
-    assert [row["square"] for row in written["cells"]] == written["summary"]["values"] == [0, 1, 4]
+    assert "cells" not in written
+    assert done.rows == cells_of(tmp_path / "out")
+    assert [row["square"] for row in done.rows] == written["summary"]["values"] == [0, 1, 4]
     assert "values: [0, 1, 4]" in (tmp_path / "out" / "toy.md").read_text()
     assert (tmp_path / "out" / "toy.png").read_bytes()[:4] == b"\x89PNG"
     assert {"toy.svg", "toy-more.png", "toy-more.svg"} <= {path.name for path in (tmp_path / "out").iterdir()}
@@ -89,8 +108,8 @@ def test_a_stopped_experiment_goes_on_with_the_cells_that_are_not_done(tmp_path)
     stopped = reproduce(toy(stopping), "smoke", tmp_path / "out")
     assert runs == [0, 1, 1, 2]
     whole = reproduce(toy(), "smoke", tmp_path / "whole")
-    assert stopped["cells"] == whole["cells"]
-    assert [launch["cells"] for launch in stopped["launches"]] == [1, 2]
+    assert stopped.rows == whole.rows == cells_of(tmp_path / "out")
+    assert [launch["cells"] for launch in stopped.record["launches"]] == [1, 2]
     for name in ("toy.png", "toy.svg"):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
@@ -103,9 +122,9 @@ def test_more_seeds_keep_the_cells_of_fewer(tmp_path):
         runs.append(cell["seed"])
         return {"square": cell["seed"] ** 2}
 
-    assert reproduce(toy(noting), "smoke", tmp_path, seeds=4)["summary"]["values"] == [0, 1, 4, 9]
+    assert reproduce(toy(noting), "smoke", tmp_path, seeds=4).record["summary"]["values"] == [0, 1, 4, 9]
     assert runs == [2, 3]
-    assert reproduce(toy(noting), "smoke", tmp_path, seeds=1)["summary"]["values"] == [0]
+    assert reproduce(toy(noting), "smoke", tmp_path, seeds=1).record["summary"]["values"] == [0]
     assert runs == [2, 3]
 
 
@@ -113,7 +132,7 @@ def test_a_line_cut_off_by_a_crash_is_done_again(tmp_path):
     reproduce(toy(), "smoke", tmp_path)
     cells = tmp_path / "cells.jsonl"
     cells.write_bytes(cells.read_bytes()[:-10])
-    assert reproduce(toy(), "smoke", tmp_path)["summary"]["values"] == [0, 1, 4]
+    assert reproduce(toy(), "smoke", tmp_path).record["summary"]["values"] == [0, 1, 4]
 
 
 def test_cells_of_another_budget_revision_or_data_are_refused(tmp_path):
@@ -144,12 +163,11 @@ def test_cells_of_other_images_are_refused(tmp_path):
 
 
 def test_a_set_that_comes_later_is_taken_in_and_one_that_no_cell_names_is_not_read(tmp_path):
-    assert reproduce(on_sets("mnist"), "smoke", tmp_path)["data"].keys() == {"mnist"}
-    record = reproduce(on_sets("mnist", "cifar100"), "smoke", tmp_path)
-    assert record["data"].keys() == {"mnist", "cifar100"}
-    assert [launch["cells"] for launch in record["launches"]] == [3, 3]
-    again = reproduce(on_sets("mnist", "cifar100"), "smoke", tmp_path)
-    assert again["cells"] == record["cells"]
+    assert reproduce(on_sets("mnist"), "smoke", tmp_path).record["data"].keys() == {"mnist"}
+    both = reproduce(on_sets("mnist", "cifar100"), "smoke", tmp_path)
+    assert both.record["data"].keys() == {"mnist", "cifar100"}
+    assert [launch["cells"] for launch in both.record["launches"]] == [3, 3]
+    assert reproduce(on_sets("mnist", "cifar100"), "smoke", tmp_path).rows == both.rows
     with pytest.raises(InputError, match="other images"):
         reproduce(on_sets("cifar100", fill=1), "smoke", tmp_path)
 
@@ -226,18 +244,58 @@ def test_smoke_gives_a_record_figures_and_a_table_of_finite_numbers(name, tmp_pa
     assert record["budget"] == "smoke"
     assert record["seeds"] == 1
     text = (out / f"{name}.md").read_text()
-    assert text in capsys.readouterr().out
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[-1] == f"The whole table: {out / name}.md"
+    assert max(map(len, printed[:-1])) <= 80
     if name == "fig6":  # the network's run can be read like any other
-        assert len(list(out.glob("cells/*/config.yaml"))) == len(list(out.glob("cells/*/env.json"))) == 1
+        runs = tmp_path / "runs"
+        assert len(list(runs.glob("*/config.yaml"))) == len(list(runs.glob("*/env.json"))) == 1
     pictures = [path.name for path in out.glob("*.png")]
     assert f"{name}.png" in pictures
     assert all((out / picture).with_suffix(".svg").exists() and picture in text for picture in pictures)
 
 
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_a_committed_record_is_what_its_cells_give_and_its_findings_fit_a_terminal(name):
+    experiment, folder = EXPERIMENTS[name], RESULTS / name
+    record, page = (json.loads((folder / f"{name}.json").read_text()), (folder / f"{name}.md").read_text())
+    done = {cell_key(line["cell"]): line["cell"] | line["numbers"] for line in lines_of(folder) if "cell" in line}
+    settings = experiment.budgets[record["budget"]].settings
+    rows = [done[cell_key(cell)] for cell in experiment.cells(Plan(settings, record["seeds"], tuple(record["data"])))]
+    summary = experiment.summarise(rows)
+    assert summary.keys() == record["summary"].keys()
+    assert "cells" not in record
+    blocks = experiment.table(summary)
+    assert markdown(blocks) in page
+    lines = brief_text(blocks).splitlines()
+    assert 3 <= len(lines) <= 21
+    assert max(map(len, lines)) <= 80
+
+
+def test_off_a_terminal_a_line_comes_at_most_every_30_seconds_and_none_for_a_cell(tmp_path, monkeypatch, capsys):
+    reproduce(toy(), "smoke", tmp_path / "short")
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(course, "EVERY", 0.0)
+    reproduce(toy(), "smoke", tmp_path / "long")
+    told = capsys.readouterr().err.splitlines()
+    assert [line.split(",")[0] for line in told] == ["toy 1/3", "toy 2/3", "toy 3/3"]
+    assert told[1].endswith("left: factor=1 seed=1")
+
+
+def test_findings_are_the_brief_columns_of_as_many_rows_as_fit():
+    table = Table(["network", "parameters", "top-1"], [[f"net {i}" * 20, 10, 1.5] for i in range(5)], brief=(0, 2))
+    text = brief_text(["prose", table, Verdict("It helps. " * 20)], width=40, rows=3)
+    assert "parameters" not in text
+    assert "prose" not in text
+    assert "and 2 rows more" in text
+    assert max(map(len, text.splitlines())) <= 40
+    assert text.count("It helps.") > 15
+
+
 def test_the_same_seeds_give_the_same_numbers_and_neurons_see_what_a_linear_rule_cannot(tmp_path):
-    records = [reproduce(EXPERIMENTS["fig2"], "smoke", tmp_path / name) for name in "ab"]
-    assert records[0]["cells"] == records[1]["cells"]
-    assert records[0]["summary"] == records[1]["summary"]
-    whole = next(r for r in records[0]["summary"]["results"] if r["fraction"] == 1.0)  # classes of equal means
+    first, second = (reproduce(EXPERIMENTS["fig2"], "smoke", tmp_path / name) for name in "ab")
+    assert first.rows == second.rows
+    assert first.record["summary"] == second.record["summary"]
+    whole = next(r for r in first.record["summary"]["results"] if r["fraction"] == 1.0)  # classes of equal means
     assert whole["accuracy"]["qda"]["mean"] > 95
     assert whole["accuracy"]["neuron"]["mean"] > whole["accuracy"]["logistic"]["mean"] + 20

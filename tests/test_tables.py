@@ -4,6 +4,7 @@ import json
 import math
 import os
 import signal
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,13 +19,16 @@ from ditcnn.analysis.power import detectable_difference, holm, paired_p_value
 from ditcnn.cost import cost_of
 from ditcnn.data import ImageSet
 from ditcnn.experiments import EXPERIMENTS, Plan, reproduce
-from ditcnn.experiments.comparison import ARMS, COMPARISON, verdict
-from ditcnn.experiments.context import Context
-from ditcnn.experiments.nets import NETS, recipe_of
-from ditcnn.experiments.provenance import taken_over
+from ditcnn.experiments.arms import ARMS as ALL_ARMS
+from ditcnn.experiments.arms import recipe_of
+from ditcnn.experiments.engine import runs
+from ditcnn.experiments.engine.experiment import Context
+from ditcnn.experiments.engine.runs import RunStore, run_digest
+from ditcnn.experiments.engine.sets import made_sets
+from ditcnn.experiments.engine.tables import markdown
 from ditcnn.experiments.removal import accuracy, less_covariance, term_parts, without_terms
-from ditcnn.experiments.sets import made_sets
-from ditcnn.experiments.training import folder_of, made_images, train_cell
+from ditcnn.experiments.trained.compared import made_images, run_arm, run_of, summarise_arms, taken_over_text
+from ditcnn.experiments.trained.comparison import ARMS, COMPARISON, verdict
 from ditcnn.system.errors import Diverged, InputError, RunFailed
 from ditcnn.system.signals import Stopped
 from ditcnn.train import TrainedModel, Trainer
@@ -37,8 +41,13 @@ def diverges(trainer, images, labels):
     raise Diverged("the loss became nan")
 
 
-def context(out: Path) -> Context:
-    return Context(made_sets(("cifar10",), made_images), out)
+def context(out: Path, experiment: str = "table2") -> Context:
+    return Context(made_sets(("cifar10",), made_images), RunStore(out / "runs", experiment))
+
+
+def text_of(name: str, rows: list[dict]) -> str:
+    experiment = EXPERIMENTS[name]
+    return markdown(experiment.table(experiment.summarise(rows)))
 
 
 @pytest.fixture
@@ -89,27 +98,51 @@ def test_at_zero_the_halving_stays(trained):
     assert trained.model.layer2[0].quadratic.weight.abs().sum() > 0
 
 
-def test_a_run_is_taken_over_from_the_comparison_beside_it(tmp_path, monkeypatch):
-    first = train_cell(CELL, context(tmp_path / "comparison"))
+def no_step(monkeypatch) -> None:
     monkeypatch.setattr(Trainer, "_train_step", lambda *arguments: pytest.fail("it trained again"))
-    again = train_cell(CELL, context(tmp_path / "table2"))
-    assert first | {"run": None} == again | {"run": None}
+
+
+def test_a_run_that_two_experiments_need_is_trained_once(tmp_path, monkeypatch):
+    first = run_arm(CELL, context(tmp_path, "comparison"))
+    no_step(monkeypatch)
+    again = run_arm(CELL, context(tmp_path, "table2"))
     assert first["run"] == again["run"] | {"taken_over": False}
+    assert again["run"]["trained_by"] == "comparison"
+    assert first | {"run": None} == again | {"run": None}
     commit = again["run"]["launches"][0]["commit"]
-    assert taken_over([CELL | again, CELL | again, CELL | first]) == [
-        {"experiment": "comparison", "runs": 1, "commits": [str(commit or "unknown")]}
-    ]
-    removal = train_cell(CELL | {"measure": "removal"}, context(tmp_path / "table4"))
-    assert folder_of(removal, context(tmp_path / "table4")).path.is_relative_to(tmp_path / "comparison")
+    found = summarise_arms([CELL | again, CELL | again, CELL | first], ())["taken_over"]
+    assert found == [{"experiment": "comparison", "runs": 1, "commits": [str(commit or "unknown")]}]
+    assert taken_over_text({"taken_over": found}).startswith("1 run taken over from comparison (commit ")
+    assert run_of(CELL | {"measure": "removal"}, context(tmp_path, "table4")).folder == tmp_path / first["run"]["folder"]
     with pytest.raises(pytest.fail.Exception, match="trained again"):
-        train_cell(CELL | {"seed": 1}, context(tmp_path / "table4"))
+        run_arm(CELL | {"seed": 1}, context(tmp_path, "table4"))
 
 
-def test_the_registered_comparison_trains_its_own_runs(tmp_path, monkeypatch):
-    train_cell(CELL, context(tmp_path / "comparison"))
-    monkeypatch.setattr(Trainer, "_train_step", lambda *arguments: pytest.fail("it trained"))
-    with pytest.raises(pytest.fail.Exception, match="it trained"):
-        COMPARISON.run(CELL, context(tmp_path / "again"))
+def test_a_run_is_named_by_its_recipe_and_its_images_and_by_nothing_else():
+    data, recipe = made_images("cifar10"), recipe_of(CELL)
+    name = run_digest(recipe, data)
+    assert name == run_digest(replace(recipe), replace(data, classes=("a", "b", "c")))
+    others = [
+        replace(recipe, **change) for change in (dict(seed=1), dict(lr=0.02), dict(model_kwargs=("quadratic_stage=1",)))
+    ]
+    turned = replace(data, train=replace(data.train, labels=data.train.labels.flip(0)))
+    assert len({name, run_digest(recipe, turned), *(run_digest(other, data) for other in others)}) == 5
+
+
+def test_a_process_that_wants_a_run_waits_for_the_one_that_trains_it(tmp_path):
+    done = []
+
+    def want() -> None:
+        with runs._alone(tmp_path / ".lock"):
+            done.append(True)
+
+    with runs._alone(tmp_path / ".lock"):
+        other = threading.Thread(target=want)
+        other.start()
+        other.join(0.2)
+        assert not done
+    other.join(10)
+    assert done
 
 
 def test_a_cell_that_was_stopped_goes_on_to_what_an_unbroken_one_has(tmp_path, monkeypatch):
@@ -122,8 +155,8 @@ def test_a_cell_that_was_stopped_goes_on_to_what_an_unbroken_one_has(tmp_path, m
 
     monkeypatch.setattr(Trainer, "_train_step", stopped)
     with pytest.raises(Stopped):
-        train_cell(CELL, context(tmp_path / "stopped"))
-    numbers = [train_cell(CELL, context(tmp_path / name)) for name in ("stopped", "unbroken")]
+        run_arm(CELL, context(tmp_path / "stopped"))
+    numbers = [run_arm(CELL, context(tmp_path / name)) for name in ("stopped", "unbroken")]
     assert len(numbers[0]["run"]["launches"]) == 2
     first, second = ({key: own[key] for key in own if key != "run" and "seconds" not in key} for own in numbers)
     assert first == second
@@ -138,36 +171,29 @@ def test_a_stop_in_the_last_moments_of_a_run_is_not_lost(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Trainer, "_finish", stopped)
     with pytest.raises(Stopped):
-        train_cell(CELL, context(tmp_path / "table2"))
-    monkeypatch.setattr(Trainer, "_train_step", lambda *arguments: pytest.fail("it trained again"))
-    assert train_cell(CELL, context(tmp_path / "table2"))["failed"] is None
+        run_arm(CELL, context(tmp_path))
+    no_step(monkeypatch)
+    assert run_arm(CELL, context(tmp_path))["failed"] is None
 
 
 def test_a_finished_run_without_its_checkpoint_is_not_trained_again_on_top(tmp_path):
-    folder = folder_of(train_cell(CELL, context(tmp_path / "comparison")), context(tmp_path / "comparison"))
-    before = folder.metrics.read_bytes()
-    for checkpoint in (folder.last, folder.previous):
-        checkpoint.unlink(missing_ok=True)
-    for experiment in ("table2", "comparison"):
-        with pytest.raises(InputError, match="finished run that lost its last"):
-            train_cell(CELL, context(tmp_path / experiment))
-    assert folder.metrics.read_bytes() == before
+    folder = run_of(CELL, context(tmp_path)).folder
+    before = (folder / "metrics.jsonl").read_bytes()
+    for checkpoint in ("last.pt", "previous.pt"):
+        (folder / checkpoint).unlink(missing_ok=True)
+    with pytest.raises(InputError, match="finished run that lost its last"):
+        run_arm(CELL, context(tmp_path))
+    assert (folder / "metrics.jsonl").read_bytes() == before
 
 
-def test_a_run_that_breaks_off_counts_as_chance_and_says_why(tmp_path, monkeypatch):
+def test_a_run_that_breaks_off_counts_as_chance_and_is_not_repeated(tmp_path, monkeypatch):
     monkeypatch.setattr(Trainer, "_train_step", diverges)
-    numbers = train_cell(CELL, context(tmp_path / "comparison"))
+    numbers = run_arm(CELL, context(tmp_path, "comparison"))
     assert numbers["failed"] == "the loss became nan"
     assert numbers["test_top1"] == numbers["holdout_top1"] == pytest.approx(100 / 3)
     json.dumps(numbers, allow_nan=False)
-
-
-def test_a_run_that_broke_off_is_taken_over_and_not_repeated(tmp_path, monkeypatch):
-    monkeypatch.setattr(Trainer, "_train_step", diverges)
-    first = train_cell(CELL, context(tmp_path / "comparison"))
-    monkeypatch.setattr(Trainer, "_train_step", lambda *arguments: pytest.fail("it trained again"))
-    for experiment in ("table2", "comparison"):
-        assert train_cell(CELL, context(tmp_path / experiment)) | {"run": None} == first | {"run": None}
+    no_step(monkeypatch)
+    assert run_arm(CELL, context(tmp_path, "table2")) | {"run": None} == numbers | {"run": None}
 
 
 def test_a_stop_in_the_step_that_diverges_is_not_lost(tmp_path, monkeypatch):
@@ -177,7 +203,7 @@ def test_a_stop_in_the_step_that_diverges_is_not_lost(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Trainer, "_train_step", stopped)
     with pytest.raises(Stopped):
-        train_cell(CELL, context(tmp_path / "comparison"))
+        run_arm(CELL, context(tmp_path))
 
 
 def test_a_machine_short_of_memory_is_no_result(tmp_path, monkeypatch):
@@ -186,7 +212,7 @@ def test_a_machine_short_of_memory_is_no_result(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Trainer, "_train_step", broken)
     with pytest.raises(RunFailed, match="out of memory"):
-        train_cell(CELL, context(tmp_path / "comparison"))
+        run_arm(CELL, context(tmp_path))
 
 
 def test_the_arms_are_those_of_the_protocol():
@@ -208,7 +234,7 @@ def test_the_widened_arms_have_the_widths_that_are_found_by_cost():
     assert arms == {"plain-parameters": {"widths": WIDTHS["parameters"]}, "plain-macs": {"widths": WIDTHS["macs"]}}
 
 
-@pytest.mark.parametrize("net", NETS)
+@pytest.mark.parametrize("net", ALL_ARMS)
 @pytest.mark.parametrize("schedule", ["short", "paper"])
 def test_every_network_is_built_by_a_recipe_that_makes_sense(net, schedule):
     recipe = recipe_of(CELL | {"net": net, "schedule": schedule})
@@ -274,7 +300,7 @@ def test_the_verdict_is_one_of_the_outcomes_that_were_registered():
 
 def test_only_five_seeds_of_the_short_schedule_are_the_registered_comparison():
     def text(seeds: int, schedule: str) -> str:
-        return COMPARISON.table(COMPARISON.summarise(arm_rows(seeds, schedule, b=81.0)))
+        return text_of("comparison", arm_rows(seeds, schedule, b=81.0))
 
     assert "not the registered comparison" not in text(5, "short")
     assert "not the registered comparison" in text(5, "paper")
@@ -290,13 +316,11 @@ def test_the_papers_protocol_shows_the_best_epoch_and_the_last():
         for net in ("plain", "dit") for seed in (0, 1)
     ]  # fmt: skip
     for name in ("table2", "fig5"):  # The first seed broke off: the protocol is the recipe's
-        experiment = EXPERIMENTS[name]
-        summary = experiment.summarise(rows)
-        assert summary["selected_on"] == "test"
-        text = experiment.table(summary)
+        assert EXPERIMENTS[name].summarise(rows)["selected_on"] == "test"
+        text = text_of(name, rows)
         assert "best test epoch [%] | last epoch [%]" in text
         assert "82.50 [50.73, 114.27] | 80.50 [74.15, 86.85]" in text
-        held = experiment.table(experiment.summarise([row | {"schedule": "short", "best_test_top1": None} for row in rows]))
+        held = text_of(name, [row | {"schedule": "short", "best_test_top1": None} for row in rows])
         assert "last epoch" not in held
         assert "chosen on held-out images" in held
 
@@ -305,13 +329,13 @@ def test_comparisons_pair_by_seed_and_worked_by_hand():
     tops = {"a": [70.0, 80.0, 90.0], "b": [71.0, 82.0, 93.0], "c": [70.0] * 3, "d": [70.0] * 3, "e": [70.0] * 3}
     rows = [row(ARMS[arm], seed, value) for arm, values in tops.items() for seed, value in enumerate(values)]
     summary = COMPARISON.summarise(rows[::-1])
-    own = summary["comparisons"]["b - a"]
-    assert own["differences"] == [1.0, 2.0, 3.0]
+    own = summary["pairs"]["b - a"]
+    assert own["ahead"] == 3
     half = 4.302653 / math.sqrt(3)
     assert own["interval"] == pytest.approx((2.0, 2 - half, 2 + half, 3))
     assert own["p"] == pytest.approx(0.0742, abs=1e-4)
-    assert summary["arms"]["b"]["time_ratio"] == 2.0
-    assert "Fewer than five seeds: no verdict." in COMPARISON.table(summary)
+    assert {arm["arm"]: arm["time_ratio"] for arm in summary["arms"]}["dit"] == 2.0
+    assert "Fewer than five seeds: no verdict." in text_of("comparison", rows)
 
 
 def test_each_network_is_compared_with_the_plain_one_of_its_family():
@@ -321,7 +345,7 @@ def test_each_network_is_compared_with_the_plain_one_of_its_family():
         row(net, seed, top1 + seed) | {"whole_top1": top1 + seed, "removed_top1": removed.get(net)}
         for net, top1 in tops.items() for seed in (0, 1)
     ]  # fmt: skip
-    nets = {own["net"]: own for own in EXPERIMENTS["fig5"].summarise(rows)["nets"]}
+    nets = {own["arm"]: own for own in EXPERIMENTS["fig5"].summarise(rows)["arms"]}
     gains = {net: own["gain"] and own["gain"].mean for net, own in nets.items()}
     assert gains == {"plain": None, "dit-stage3": 1.0, "convnext": None, "convnext-block1": -3.0}
     assert nets["dit-stage3"]["drop"].mean == 31.5
@@ -330,27 +354,25 @@ def test_each_network_is_compared_with_the_plain_one_of_its_family():
 
 @pytest.mark.parametrize("name", ["comparison", "table2", "fig5"])
 def test_runs_that_broke_off_are_counted_and_said_to_be_chance(name):
-    experiment = EXPERIMENTS[name]
     nets = ARMS.values() if name == "comparison" else ("plain", "dit")
     with_term, without = {"whole_top1": 80.0, "removed_top1": 70.0}, {"whole_top1": None, "removed_top1": None}
     rows = [
         row(net, seed, 80.0 + seed) | (with_term if net == "dit" else without)
         for net in nets for seed in (0, 1)
     ]  # fmt: skip
-    assert "broken off, as" not in experiment.table(experiment.summarise(rows))
+    assert "broken off, as" not in text_of(name, rows)
     rows[-1] |= without | {"failed": "the loss became nan"}
-    summary = experiment.summarise(rows)
-    assert "loss was not finite (1), count with the accuracy of chance" in experiment.table(summary)
+    assert "loss was not finite (1), count with the accuracy of chance" in text_of(name, rows)
     if name == "fig5":
-        assert "The drop is of the other runs alone." in experiment.table(summary)
-        assert [own["drop"].n for own in summary["nets"] if own["net"] == "dit"] == [1]
+        assert "The drop is of the other runs alone." in text_of(name, rows)
+        assert [own["drop"].n for own in EXPERIMENTS[name].summarise(rows)["arms"] if own["arm"] == "dit"] == [1]
 
 
 def test_figure_of_table2_draws_no_mean_with_chance_in_it():
     rows = [row(net, seed, 80.0 + seed) for net in ("plain", "dit", "qres") for seed in (0, 1)]
     rows[-1] |= {"test_top1": 10.0, "failed": "the loss became nan"}
     experiment = EXPERIMENTS["table2"]
-    (axes,) = experiment.draw(experiment.summarise(rows))[""].axes
+    (axes,) = experiment.draw(experiment.summarise(rows), rows)[""].axes
     drawn = {bars.get_label(): len(bars[0].get_xdata()) for bars in axes.containers}
     assert list(drawn.values()) == [1, 1, 0]
     assert [label for label in drawn if "broken off" in label] == ["QRes, ResNet (broken off)"]
@@ -360,8 +382,8 @@ def test_table4_leaves_out_runs_that_broke_off():
     tops = {"whole": 80.0, "less tr(A S)": 79.0, "Q = 0": 70.0}
     rows = [row("dit", 0, 80.0) | {"top1": tops}, row("dit", 1, 10.0, failed="the loss became nan") | {"top1": None}]
     summary = EXPERIMENTS["table4"].summarise(rows)
-    assert summary["nets"][0]["drop"]["Q = 0"] == (10.0, None, None, 1)
-    assert "Runs broken off (1) have no network to take apart." in EXPERIMENTS["table4"].table(summary)
+    assert summary["arms"][0]["drop, Q = 0"] == (10.0, None, None, 1)
+    assert "Runs broken off (1) have no network to take apart." in text_of("table4", rows)
 
 
 def test_table5_compares_the_two_terms_by_seed_and_shows_what_each_costs():
@@ -372,15 +394,17 @@ def test_table5_compares_the_two_terms_by_seed_and_shows_what_each_costs():
         for net in extra for seed in ((1, 0) if net == "convnext-block3" else (0, 1))
     ]  # fmt: skip
     summary = EXPERIMENTS["table5"].summarise(rows)
-    assert summary["channelwise_less_pixelwise"] == pytest.approx((1.0, 1 - 25.41, 1 + 25.41, 2), abs=0.01)  # 3 and -1
+    assert summary["pairs"]["channel-wise less pixel-wise"] == pytest.approx(
+        (1.0, 1 - 25.41, 1 + 25.41, 2), abs=0.01
+    )  # 3 and -1
     line = "Channel-wise less pixel-wise: 1.00 [-24.41, 26.41] points, n = 2, terms of 32,768 against 76,832 parameters."
-    text = EXPERIMENTS["table5"].table(summary)
+    text = text_of("table5", rows)
     assert line in text
     assert "Channel-wise less a plain network of equal cost: 1.00 [-11.71, 13.71] points, n = 2." in text
     deeper = next(row for row in text.splitlines() if "deepened to equal cost" in row)
     assert [word.strip() for word in deeper.split("|")][3] == "-"  # parameters, but none of a term
     rows = [row for row in rows if "block" in row["net"] or row["net"] == "convnext"]
-    assert "Channel-wise less" not in EXPERIMENTS["fig5"].table(EXPERIMENTS["fig5"].summarise(rows))
+    assert "Channel-wise less" not in text_of("fig5", rows)
 
 
 def test_the_deepened_network_costs_nearest_to_the_one_with_a_term():
@@ -411,41 +435,28 @@ def test_power_is_what_a_simulation_finds():
 @pytest.mark.parametrize("name", ["table3", "table4", "table5", "fig5"])
 def test_smoke_leaves_record_table_and_figure(name, tmp_path):
     experiment = EXPERIMENTS[name]
-    record = reproduce(experiment, "smoke", tmp_path / name, seeds=1)
-    assert record["cells"]
+    done = reproduce(experiment, "smoke", tmp_path / name, seeds=1)
     text = (tmp_path / name / f"{name}.md").read_text()
     assert "| --- |" in text
-    assert {path.name for path in (tmp_path / name).iterdir()} - {"cells", "cells.jsonl", ".lock"} == {
+    assert {path.name for path in (tmp_path / name).iterdir()} - {"cells.jsonl", ".lock"} == {
         f"{name}.{ending}" for ending in ("json", "md", "png", "svg")
     }
     if name == "table4":
-        assert set(record["cells"][0]["top1"]) == {"whole", "less tr(A S)", "Q = 0"}
-
-
-def test_figure_5_takes_over_what_table_5_trained(tmp_path):
-    cell = CELL | {"net": "convnext"}
-    assert not train_cell(cell, context(tmp_path / "table5"))["run"]["taken_over"]
-    numbers = train_cell(cell, context(tmp_path / "fig5"))
-    assert numbers["run"]["taken_over"]
-    assert numbers["run"]["folder"].startswith("table5/")
+        assert set(done.rows[0]["top1"]) == {"whole", "less tr(A S)", "Q = 0"}
 
 
 def test_the_comparisons_smoke_feeds_table2(tmp_path):
     reproduce(COMPARISON, "smoke", tmp_path / "comparison", seeds=1)
-    done = {path.name for path in (tmp_path / "comparison" / "cells").iterdir()}
-    assert len(done) == 5
-    record = reproduce(EXPERIMENTS["table2"], "smoke", tmp_path / "table2", seeds=1)
-    trained = {path.name for path in (tmp_path / "table2" / "cells").iterdir()}
-    assert len(trained) == 3  # the older networks; the others are the comparison's
-    assert len(record["cells"]) == 6
-    assert {own["title"].split(",")[0] for own in record["summary"]["nets"]} >= {"ResNet-20", "Dit-ResNet-20", "QuadraLib"}
+    assert len(list((tmp_path / "runs").glob("*/config.yaml"))) == 5
+    done = reproduce(EXPERIMENTS["table2"], "smoke", tmp_path / "table2", seeds=1)
+    assert len(list((tmp_path / "runs").glob("*/config.yaml"))) == 8  # three older networks more
+    assert len(done.rows) == 6
+    arms = done.record["summary"]["arms"]
+    assert {own["title"].split(",")[0] for own in arms} >= {"ResNet-20", "Dit-ResNet-20", "QuadraLib"}
+    assert set(arms[0]["top1"]) == {"mean", "low", "high", "n"}
     text = (tmp_path / "table2" / "table2.md").read_text()
     assert "not available as text" in text
     assert "3 runs taken over from comparison (commit" in text
-    assert {f"table2.{ending}" for ending in ("json", "md", "png", "svg")} <= {
-        p.name for p in (tmp_path / "table2").iterdir()
-    }
-    assert set(record["summary"]["nets"][0]["top1"]) == {"mean", "low", "high", "n"}
 
 
 def test_table3_has_the_papers_costs_beside_its_quoted_accuracies(tmp_path):
@@ -453,7 +464,7 @@ def test_table3_has_the_papers_costs_beside_its_quoted_accuracies(tmp_path):
     cell = {"model": "dit_convnext_tiny"}
     numbers = experiment.run(cell, context(tmp_path))
     assert (numbers["parameters"], round(numbers["macs"] / 1e9, 2)) == (29_473_864, 7.23)
-    table = experiment.table(experiment.summarise([cell | numbers]))
+    table = text_of("table3", [cell | numbers])
     assert "| Dit-ConvNeXt-T | 29,473,864 | 7.23 |" in table
     assert "82.6 | not trained | Liu et al., NeurIPS 2024, Table 3 |" in table
     assert "not available as text" in table

@@ -149,7 +149,7 @@ def test_a_run_from_a_folder_of_the_same_model_resumes_as_that_model(monkeypatch
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("idx", "idx: it holds no trained model"),
+        ("idx", "idx holds no trained model"),
         ("nowhere", "no such folder, and no model of timm's registry"),
         ("resnet20", "there are no weights of that name"),
     ],

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ditcnn.ops import low_rank_form, quadratic_form
     from ditcnn.recipes import Recipe, recipes
     from ditcnn.train.fit import Result, fit
+    from ditcnn.use import evaluate, load, predict
 
 __version__ = "0.1.0"
 __all__ = [
@@ -29,10 +30,13 @@ __all__ = [
     "Result",
     "add_quadratic",
     "candidate_places",
+    "evaluate",
     "fit",
+    "load",
     "low_rank_form",
     "models",
     "parameter_groups",
+    "predict",
     "quadratic_form",
     "quadratic_terms",
     "recipes",
@@ -46,6 +50,7 @@ _MODULES = {
     "ditcnn.ops": ("low_rank_form", "quadratic_form"),
     "ditcnn.recipes": ("Recipe",),
     "ditcnn.train.fit": ("Result", "fit"),
+    "ditcnn.use": ("evaluate", "load", "predict"),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 _SUBMODULES = ("convert", "groups", "layers", "models", "ops", "recipes")  # usable after ``import ditcnn`` alone

@@ -1,7 +1,7 @@
 """What a model costs: parameters, multiplications, memory of a training step, and the terms' part in each."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ditcnn.convert import remove_quadratic
-from ditcnn.layers import PixelwiseForm2d, QuadraticForm
+from ditcnn.layers import PixelwiseForm2d, QuadraticForm, QuadraticLinear, TermBeside
 from ditcnn.ops import form_macs
 
-__all__ = ["IMAGENET_EPOCHS", "IMAGENET_IMAGES", "Cost", "cost_of", "terms_and_twin"]
+__all__ = ["IMAGENET_EPOCHS", "IMAGENET_IMAGES", "Cost", "cost_of", "terms_and_twin", "thop_counters"]
 
 IMAGENET_EPOCHS, IMAGENET_IMAGES = 300, 1_281_167  # the paper's training run on ImageNet-1K
 
@@ -84,6 +84,31 @@ def cost_of(model: nn.Module, image_shape: tuple[int, int, int], batch_size: int
     )
 
 
+def thop_counters(model: nn.Module) -> dict[type[nn.Module], Callable[[Any, Any, Tensor], None]]:
+    """Return what ``thop.profile(model, inputs, custom_ops=...)`` needs to count terms, as executed, and their layers.
+
+    thop goes by classes: without it a layer with a term, whose class it does not know, counts nothing at all.
+    """
+    kinds = {type(m) for m in model.modules() if isinstance(m, QuadraticForm | TermBeside | QuadraticLinear)}
+    return dict.fromkeys(kinds, _count_for_thop)
+
+
+def _count_for_thop(module: Any, inputs: Any, output: Tensor) -> None:
+    form: QuadraticForm = getattr(module, "quadratic", module)
+    beside = 0 if module is form else output.numel() * module.weight[0].numel()
+    module.total_ops += beside + _term_macs(form, output.numel() // form.out_features)
+
+
+def _term_macs(form: QuadraticForm, vectors: int) -> int:
+    """Return the MACs of a form as executed."""
+    channels, outputs = form.in_features, form.out_features
+    if form.rank is not None:
+        return vectors * form.rank * (channels + outputs)
+    if isinstance(form, PixelwiseForm2d):  # makes no use of the symmetry
+        return vectors * outputs * channels**2
+    return form_macs(vectors, channels, outputs)
+
+
 def terms_and_twin(model: nn.Module) -> tuple[int, nn.Module]:
     """Return how many terms a model has, and its plain twin; the model stays as it is."""
     terms = sum(isinstance(module, QuadraticForm) for module in model.modules())
@@ -93,17 +118,15 @@ def terms_and_twin(model: nn.Module) -> tuple[int, nn.Module]:
 @torch.no_grad()
 def _macs(model: nn.Module, image_shape: tuple[int, int, int]) -> tuple[int, int]:
     """Return the MACs of one image, with the terms as the paper counts them, and as they are executed."""
-    saved = 0  # by the symmetry of A: the pixel-wise form makes no use of it, and a rank has no A
+    saved = 0  # by the symmetry of A
 
     def count(form: nn.Module, inputs: Any, output: Tensor) -> None:
         nonlocal saved
         assert isinstance(form, QuadraticForm)
         vectors = output.numel() // form.out_features
-        saved += vectors * form.out_features * form.in_features**2 - form_macs(vectors, form.in_features, form.out_features)
+        saved += vectors * form.out_features * form.in_features**2 - _term_macs(form, vectors)
 
-    forms = [
-        m for m in model.modules() if isinstance(m, QuadraticForm) and m.rank is None and not isinstance(m, PixelwiseForm2d)
-    ]
+    forms = [m for m in model.modules() if isinstance(m, QuadraticForm) and m.rank is None]
     hooks = [form.register_forward_hook(count) for form in forms]
     try:
         with _mode(model, training=False), FlopCounterMode(display=False) as counter:

@@ -4,13 +4,10 @@ import importlib
 import sys
 from collections.abc import Callable, Sequence
 
-from ditcnn import __version__
-from ditcnn.cli.outcome import check_streams, finish_output, outcome, tell
-from ditcnn.system.errors import InputError, nearest
-
 __all__ = ["COMMANDS", "main"]
 
 COMMANDS = {
+    "list": ("ditcnn.cli.listing:list_command", "list models, recipes and experiments"),
     "data": ("ditcnn.cli.data:data_command", "make class folders of ImageNet's archives"),
     "train": ("ditcnn.cli.train:train_command", "train a network by a recipe"),
     "eval": ("ditcnn.cli.evaluate:evaluate_command", "test a run's or any timm model on images with labels"),
@@ -25,23 +22,33 @@ COMMANDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; return its exit status, as `ditcnn.cli.outcome.outcome` says, and 0 where it did what it should."""
+    """Run a command; return its exit status, as `ditcnn.cli.outcome` says, and 0 where it did what it should."""
     argv = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        check_streams()
-        _run(argv)
-        finish_output()
-    except SystemExit:  # help was asked for and is printed
-        raise
-    except BaseException as error:  # whatever it is, it ends in one line
-        message, status = outcome(error)
+        from ditcnn.cli import outcome  # here, where Ctrl-C during the import is told in one line too
+
+        outcome.check_streams()
+        try:
+            _run(argv)
+        except SystemExit:  # help was asked for and is printed
+            outcome.finish_output()
+            raise
+        outcome.finish_output()
+    except (Exception, KeyboardInterrupt) as error:  # whatever it is, it ends in one line
+        if "ditcnn.cli.outcome" not in sys.modules:
+            print("ditcnn: interrupted.", file=sys.stderr)
+            return 130
+        message, status = outcome.line_and_status(error)
         if message:
-            tell(message)
+            outcome.tell(message)
         return status
     return 0
 
 
 def _run(argv: list[str]) -> None:
+    from ditcnn import __version__
+    from ditcnn.system.errors import InputError, nearest
+
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(_usage())
     elif argv[0] == "--version":

@@ -2,28 +2,16 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import timm
 import tyro
-from rich.console import Console
-from rich.table import Table
-from timm.models import ConvNeXt
-from timm.models.convnext import checkpoint_filter_fn
-from torch import Tensor, nn
 
 from ditcnn.cli.parsing import parse
-from ditcnn.convert import (
-    differences,
-    read_checkpoint,
-    swaps_height_and_width,
-    with_fresh_terms,
-    with_our_keys,
-)
-from ditcnn.models import DitResNet
-from ditcnn.recipes import parse_arguments
-from ditcnn.system.errors import InputError, nearest
-from ditcnn.train import save_model
+from ditcnn.system.errors import InputError
+from ditcnn.system.text import one_line, plain_console, visible
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 __all__ = ["convert_command"]
 
@@ -51,8 +39,17 @@ class ConvertFlags:
 def convert_command(argv: list[str]) -> None:
     """Convert; say which keys went where."""
     flags = parse(ConvertFlags, argv, "ditcnn convert")
+    import timm
+    from timm.models import ConvNeXt
+    from timm.models.convnext import checkpoint_filter_fn
+
+    from ditcnn.convert import differences, read_checkpoint, with_fresh_terms, with_our_keys
+    from ditcnn.system.errors import nearest
+    from ditcnn.train.saved import registered, save_model
+
     if not timm.is_model(flags.model):
         raise InputError(f"there is no model {flags.model!r}.{nearest(flags.model, timm.list_models())}")
+    registered(flags.model)
     if flags.out.exists() and (not flags.out.is_dir() or any(flags.out.iterdir())):
         raise InputError(f"{flags.out} is there already; name another --out.")
     published = read_checkpoint(flags.checkpoint)
@@ -72,8 +69,14 @@ def convert_command(argv: list[str]) -> None:
     _report(flags, model, published, moves, fresh)
 
 
-def _model_for(flags: ConvertFlags, published: dict[str, Tensor], state: dict[str, Tensor]) -> nn.Module:
+def _model_for(flags: ConvertFlags, published: "dict[str, Tensor]", state: "dict[str, Tensor]") -> "nn.Module":
     """Return the model with the arguments that the checkpoint shows, and on top of them those of the flags."""
+    import timm
+
+    from ditcnn.convert import swaps_height_and_width
+    from ditcnn.models import DitResNet
+    from ditcnn.recipes import parse_arguments
+
     asked = parse_arguments(flags.model_kwargs)
     shown: dict[str, Any] = {}
     cfg = timm.get_pretrained_cfg(flags.model)
@@ -95,23 +98,31 @@ def _model_for(flags: ConvertFlags, published: dict[str, Tensor], state: dict[st
     return _build(flags.model, shown | asked)
 
 
-def _build(name: str, arguments: dict[str, Any]) -> nn.Module:
+def _build(name: str, arguments: dict[str, Any]) -> "nn.Module":
+    import timm
+
     try:
         model: nn.Module = timm.create_model(name, **arguments)
-    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
-        raise InputError(f"model {name} with {arguments}: {' '.join(str(error).split())}") from None
+    except MemoryError:
+        raise
+    except Exception as error:  # what a model makes of arguments can be anything
+        raise InputError(f"model {name} with {arguments}: {one_line(error)}") from None
     return model
 
 
 def _report(
-    flags: ConvertFlags, model: nn.Module, published: dict[str, Tensor], moves: dict[str, str], fresh: list[str]
+    flags: ConvertFlags, model: "nn.Module", published: "dict[str, Tensor]", moves: dict[str, str], fresh: list[str]
 ) -> None:
+    from rich.table import Table
+
+    from ditcnn.convert import swaps_height_and_width
+    from ditcnn.models import DitResNet
+
     table = Table("in the checkpoint", "here", box=None, pad_edge=False)
     for old, new in moves.items():
-        table.add_row(old, new)
-    console = Console(width=160, markup=False, highlight=False)
+        table.add_row(visible(old), visible(new))
     if moves:
-        console.print(table)
+        plain_console(160).print(table)
     print(f"{len(published)} tensors read, {len(moves)} renamed")
     if swaps_height_and_width(published):
         print("the published layer swaps height and width of its output; kept, as spatial_transpose=True")
@@ -122,4 +133,4 @@ def _report(
                 "the published block averages, so this is not the plain network's function; "
                 "--model-kwargs quadratic_combine=sum is"
             )
-    print(f"{flags.out}: timm.create_model('local-dir:{flags.out}', pretrained=True) after import ditcnn")
+    print(f"{visible(flags.out)}: timm.create_model('local-dir:{flags.out}', pretrained=True) after import ditcnn")

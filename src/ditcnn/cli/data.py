@@ -7,16 +7,18 @@ from typing import TYPE_CHECKING
 
 from ditcnn.cli.parsing import parse
 from ditcnn.system.errors import InputError, nearest
-from ditcnn.system.text import plain_console
+from ditcnn.system.text import plain_console, visible
 
 if TYPE_CHECKING:
     from ditcnn.data.imagenet_archives import ClassImages
+    from ditcnn.data.imagenet_devkit import Devkit
     from ditcnn.data.imagenet_folders import Preparation, Prepared
 
 __all__ = ["data_command"]
 
 _SETS = ("imagenet",)
 _USAGE = """usage: ditcnn data imagenet --train-tar T --val-tar V --devkit D --out DIR
+       ditcnn data imagenet --val-folder V --val-solution LOC_val_solution.csv --out DIR
 
 ditcnn data imagenet --help lists the flags."""
 
@@ -33,7 +35,11 @@ class ImagenetFlags:
     train_tar: Path | None = None
     """ILSVRC2012_img_train.tar, a tar of a tar for each class."""
     val_tar: Path | None = None
-    """ILSVRC2012_img_val.tar; needs --devkit, which says the class of each image."""
+    """ILSVRC2012_img_val.tar; needs --devkit or --val-solution, which say the class of each image."""
+    val_folder: Path | None = None
+    """A folder of the same images, as Kaggle has it (ILSVRC/Data/CLS-LOC/val), in place of --val-tar; they are copied."""
+    val_solution: Path | None = None
+    """Kaggle's LOC_val_solution.csv, in place of --devkit for the classes of the validation images."""
     devkit: Path | None = None
     """ILSVRC2012_devkit_t12.tar.gz, or the folder that it unpacks to; training images are counted against it."""
 
@@ -52,15 +58,19 @@ def data_command(argv: list[str]) -> None:
 
 
 def _prepare_imagenet(flags: ImagenetFlags) -> None:
-    if flags.train_tar is None and flags.val_tar is None:
-        raise InputError("name an archive with --train-tar or --val-tar.")
-    if flags.val_tar is not None and flags.devkit is None:
+    if flags.train_tar is None and flags.val_tar is None and flags.val_folder is None:
+        raise InputError("name an archive with --train-tar or --val-tar, or a folder with --val-folder.")
+    if flags.val_tar is not None and flags.val_folder is not None:
+        raise InputError("--val-tar and --val-folder hold the same images; name one of them.")
+    val = flags.val_tar or flags.val_folder
+    if val is not None and flags.devkit is None and flags.val_solution is None:
         raise InputError(
-            "--val-tar needs --devkit ILSVRC2012_devkit_t12.tar.gz: the archive does not say which class an image is of."
+            f"{'--val-tar' if flags.val_tar else '--val-folder'} needs --devkit ILSVRC2012_devkit_t12.tar.gz or "
+            "--val-solution LOC_val_solution.csv: the images do not say which class they are of."
         )
     if flags.out.exists() and not flags.out.is_dir():
         raise InputError(f"{flags.out} is a file; --out must name a folder.")
-    from ditcnn.data.imagenet_archives import open_train, open_val
+    from ditcnn.data.imagenet_archives import open_train, open_val, open_val_folder
     from ditcnn.data.imagenet_devkit import read_devkit
     from ditcnn.data.imagenet_folders import Preparation
 
@@ -69,13 +79,30 @@ def _prepare_imagenet(flags: ImagenetFlags) -> None:
         parts: dict[str, list[ClassImages]] = {}
         if flags.train_tar is not None:
             parts["train"] = stack.enter_context(open_train(flags.train_tar, devkit))
-        if flags.val_tar is not None and devkit:
-            parts["val"] = stack.enter_context(open_val(flags.val_tar, devkit))
+        if val is not None:
+            wnids, truth = _truth(flags, devkit)
+            parts["val"] = (
+                open_val_folder(val, wnids, truth) if val.is_dir() else stack.enter_context(open_val(val, wnids, truth))
+            )
         preparation = Preparation(flags.out, parts)
         preparation.check_disk()
         prepared = _run(preparation)
     for part, done in prepared.items():
-        print(f"{flags.out / part}: {_summary(done, counted=devkit is not None)}")
+        says = "the devkit says" if devkit else f"{flags.val_solution} says" if part == "val" else None
+        print(f"{visible(flags.out / part)}: {_summary(done, says)}")
+
+
+def _truth(flags: ImagenetFlags, devkit: "Devkit | None") -> tuple[dict[int, str], str]:
+    """Return the class of each validation image by its number, and what says so."""
+    if flags.val_solution is not None:
+        from ditcnn.data.imagenet_archives import read_val_solution
+
+        wnids = read_val_solution(flags.val_solution)
+        if devkit is not None and wnids != devkit.val_numbers:
+            raise InputError(f"{flags.val_solution} and {flags.devkit} name different classes; leave out one of them.")
+        return wnids, str(flags.val_solution)
+    assert devkit is not None  # one of the two is asked for
+    return devkit.val_numbers, "the devkit's ground truth"
 
 
 def _run(preparation: "Preparation") -> "dict[str, Prepared]":
@@ -98,8 +125,8 @@ def _run(preparation: "Preparation") -> "dict[str, Prepared]":
         return preparation.run(lambda part, size: progress.advance(tasks[part], size))
 
 
-def _summary(done: "Prepared", counted: bool) -> str:
+def _summary(done: "Prepared", says: str | None) -> str:
     before = done.classes - done.written
     text = f"{done.classes:,} classes, {done.images:,} images"
-    text += ", as many as the devkit says" if counted else ", not compared with the devkit (--devkit)"
+    text += f", as many as {says}" if says else ", not compared with the devkit (--devkit)"
     return text + (f"; {before:,} classes were there already" if before else "")

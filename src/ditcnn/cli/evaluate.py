@@ -3,30 +3,16 @@
 import json
 import os
 import sys
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import torch
 import tyro
-from torch import Tensor
 
-from ditcnn.cli.named import as_folder, check_model, is_in_memory_run, open_named
 from ditcnn.cli.parsing import flag, parse
-from ditcnn.data import DataName, open_data
-from ditcnn.data.cifar import cifar_in
-from ditcnn.data.class_names import match_classes
-from ditcnn.data.files import open_files
-from ditcnn.data.idx import has_idx
-from ditcnn.data.stream import eval_batches_of, open_source
-from ditcnn.recipes import RECIPES
-from ditcnn.system.devices import choose_device
+from ditcnn.system.documents import read_yaml
 from ditcnn.system.errors import InputError
-from ditcnn.train import RunFolder, evaluate, load_model
-from ditcnn.train.evaluate import evaluate_batches, mean_scores
-from ditcnn.train.settings import read_settings
+from ditcnn.system.text import one_line
 
 __all__ = ["evaluate_command"]
 
@@ -76,122 +62,76 @@ def evaluate_command(argv: list[str]) -> None:
         raise InputError(f"--workers must not be negative; got {flags.workers}.")
     if flags.crop_pct is not None and not 0 < flags.crop_pct <= 1:
         raise InputError(f"--crop-pct must be above 0 and at most 1; got {flags.crop_pct}.")
+    from ditcnn.system.devices import choose_device  # loads torch, as the next do
+    from ditcnn.train.saved import as_folder, check_name, is_elsewhere, read_config
+    from ditcnn.use import evaluate
+    from ditcnn.use.evaluating import is_for_memory
+
+    choose_device(flags.device)
     folder = as_folder(flags.model)
-    if folder is not None and (is_in_memory_run(folder) or _holds_small_images(flags.data)):
-        _evaluate_in_memory(flags, folder)
-    else:
-        _evaluate_streamed(flags, folder)
-
-
-def _holds_small_images(data: str | None) -> bool:
-    """Say whether there are CIFAR's batches or IDX files: then a model without settings, as a converted one, is for them."""
-    if data is None or not (path := Path(data)).exists() or path.suffix == ".tar":
-        return False
-    files = open_files(path)
-    return bool(cifar_in(files)) or has_idx(files)
-
-
-def _evaluate_streamed(flags: EvalFlags, folder: Path | None) -> None:
-    device = choose_device(flags.device)
-    check_model(flags.model)
-    if folder is None and flags.data is None:  # before anything is downloaded
-        raise InputError(f"name images to test {flags.model} on with --data PATH.")
-    named = open_named(flags.model, pretrained=flags.pretrained, image_size=flags.image_size, crop_pct=flags.crop_pct)
-    data = _streamed_data_of(folder) if flags.data is None else flags.data
-    source = open_source(data, "val" if flags.data is None else "all")
-    if named.channels != 3:
-        raise InputError(f"{flags.model} takes images of {named.channels} channels; class folders are read as RGB.")
-    outputs = torch.tensor(match_classes(source.classes, named.classes, named.outputs))
-    bad: dict[str, str] = {}
-    batches = eval_batches_of(
-        source,
-        named.transform,
-        batch_size=flags.batch_size or 64,
-        workers=flags.workers,
-        skip_bad_images=flags.skip_bad_images,
-        bad_images=bad,
+    # What is plainly wrong is told before anything is downloaded or decoded.
+    if folder is not None:
+        read_config(folder)
+    elif not is_elsewhere(flags.model):
+        check_name(flags.model)
+    data, path = _data_of(flags, folder)
+    in_memory = _is_small(data) or (folder is not None and _is_in_memory_run(folder)) or None
+    if in_memory or is_for_memory(str(data)):
+        for name in ("image_size", "crop_pct", "skip_bad_images"):
+            if getattr(flags, name) not in (None, False):
+                raise InputError(f"{flag(name)} has no effect on small images in memory; leave it out.")
+    names = ("device", "precision", "batch_size", "workers", "image_size", "crop_pct", "skip_bad_images", "pretrained")
+    options: dict[str, Any] = {name: getattr(flags, name) for name in names}
+    scores = evaluate(flags.model, data, in_memory=in_memory, **options)
+    for message in scores.pop("left_out", ()):
+        print(f"ditcnn: left out: {one_line(message)}", file=sys.stderr)
+    if flags.json:
+        run = {"run": str(folder)} if in_memory and folder is not None else {}
+        print(json.dumps(run | {"model": flags.model, "data": path} | scores))
+        return
+    accuracies = ", ".join(f"top-{name[3:]} {value:.2f}%" for name, value in scores.items() if name.startswith("top"))
+    left_out = f", {scores['bad_images']} bad ones left out" if scores["bad_images"] else ""
+    print(
+        f"{accuracies}, loss {scores['loss']:.4f} on {scores['images']} images of {scores['classes']} classes{left_out}, "
+        f"{scores['images_per_second']:g} images a second"
     )
 
-    def with_outputs() -> Iterator[tuple[Tensor, Tensor]]:
-        for images, labels in batches:
-            yield images, outputs[labels]
 
-    started = time.monotonic()
-    sums = evaluate_batches(
-        {"": named.model.to(device)},
-        with_outputs(),
-        mean=named.mean,
-        std=named.std,
-        device=device,
-        precision=flags.precision,
-        topk=(1, 5),
-    )[""]
-    seconds = time.monotonic() - started
-    for message in bad.values():
-        print(f"ditcnn: left out: {message}", file=sys.stderr)
-    if not sums["images"]:
-        raise InputError(f"{source.where}: no image of {len(source)} can be decoded.")
-    scores: dict[str, Any] = {"images": int(sums["images"]), **mean_scores(sums)}
-    scores |= {"images_per_second": round(sums["images"] / seconds, 1), "bad_images": len(bad)}
-    if flags.json:
-        height, width = named.transform.size  # type: ignore[misc]
-        about = {"model": flags.model, "data": data, "classes": len(source.classes), "image_size": [height, width]}
-        print(json.dumps(about | {"crop_pct": named.transform.crop_pct} | scores))
-    else:
-        left_out = f", {len(bad)} bad ones left out" if bad else ""
-        print(
-            f"top-1 {scores['top1']:.2f}%, top-5 {scores['top5']:.2f}%, loss {scores['loss']:.4f} on {scores['images']} "
-            f"images of {len(source.classes)} classes{left_out}, {scores['images_per_second']:g} images a second"
-        )
+def _is_small(data: object) -> bool:
+    return not isinstance(data, str)
 
 
-def _streamed_data_of(folder: Path | None) -> str:
-    config = None if folder is None else RunFolder(folder).config
-    settings = read_settings(config) if config is not None and config.is_file() else None
-    if settings is None or settings.get("data") is None:
-        raise InputError(f"{folder} does not say what it was trained on; name images with --data PATH.")
-    return str(settings["data"])
-
-
-def _evaluate_in_memory(flags: EvalFlags, folder: Path) -> None:
-    for name in ("image_size", "crop_pct", "skip_bad_images"):
-        if getattr(flags, name) not in (None, False):
-            raise InputError(f"{flag(name)} has no effect on small images in memory; leave it out.")
-    device = choose_device(flags.device)
-    trained = load_model(folder)
-    path, name = _data_of(flags, folder, len(trained.classes))
-    data = open_data(path, name)
-    if data.classes != trained.classes and (trained.named or len(data.classes) != len(trained.classes)):
-        raise InputError(
-            f"{folder} knows {len(trained.classes)} classes ({', '.join(trained.classes[:3])}, ...), the data has "
-            f"{len(data.classes)} ({', '.join(data.classes[:3])}, ...); they must be the same."
-        )
-    if data.image_shape != trained.image_shape:
-        raise InputError(f"{folder} takes images of (C, H, W) = {trained.image_shape}; the data has {data.image_shape}.")
-    scores: dict[str, Any] = evaluate(
-        trained.model.to(device),
-        data.test,
-        mean=trained.mean,
-        std=trained.std,
-        device=device,
-        precision=flags.precision,
-        batch_size=flags.batch_size or 500,
-        topk=(1, 5) if len(data.classes) > 5 else (1,),
-    )
-    if flags.json:
-        print(json.dumps({"run": str(folder), "data": str(path or name), "images": len(data.test)} | scores))
-    else:
-        accuracies = ", ".join(f"top-{k[3:]} {v:.2f}%" for k, v in scores.items() if k.startswith("top"))
-        print(f"{accuracies}, loss {scores['loss']:.4f} on {len(data.test)} test images")
-
-
-def _data_of(flags: EvalFlags, folder: Path, classes: int) -> tuple[Path | None, DataName]:
-    """Return path and name of the data: as asked, or as in the run's settings."""
+def _data_of(flags: EvalFlags, folder: Path | None) -> tuple[Any, str]:
+    """Return the data as asked, or as in the run's settings, and what they are called."""
     if flags.data is not None:
-        return Path(flags.data), "cifar100" if classes == 100 else "cifar10"  # where both lie at the path
-    config = RunFolder(folder).config
-    settings = read_settings(config) if config.is_file() else None
-    name = RECIPES[settings["recipe"]].data if settings is not None and settings.get("recipe") in RECIPES else "photographs"
-    if settings is None or name == "photographs":
+        return flags.data, flags.data
+    if folder is None:
+        raise InputError(f"name images to test {flags.model} on with --data PATH.")
+    from ditcnn.data import open_data
+    from ditcnn.recipes import RECIPES
+    from ditcnn.train.settings import read_settings
+
+    config = folder / "config.yaml"
+    settings = read_settings(config) if config.is_file() else {}
+    recipe, data = RECIPES.get(str(settings.get("recipe"))), settings.get("data")
+    if recipe is None or (data is None and recipe.data == "photographs"):
         raise InputError(f"{folder} does not say what it was trained on; name images with --data PATH.")
-    return None if settings.get("data") is None else Path(str(settings.get("data"))), name
+    if data is not None and not str(data).startswith(("hfds/", "wds/")) and not Path(str(data)).exists():
+        raise InputError(f"{folder} was trained on {data}, which is not here; name images with --data PATH.")
+    if recipe.data == "photographs":
+        return str(data), str(data)
+    return open_data(None if data is None else Path(str(data)), recipe.data), str(data or recipe.data)
+
+
+def _is_in_memory_run(folder: Path) -> bool:
+    """Say whether a folder is a run of a recipe for images in memory, as CIFAR's are."""
+    from ditcnn.recipes import RECIPES
+
+    if not (config := folder / "config.yaml").is_file():
+        return False
+    try:
+        settings = read_yaml(config)
+    except InputError:
+        return True
+    recipe = RECIPES.get(str(settings.get("recipe"))) if isinstance(settings, dict) else None
+    return recipe is None or not recipe.streamed

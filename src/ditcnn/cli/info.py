@@ -3,17 +3,16 @@
 import dataclasses
 import json
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
 import tyro
-from rich.console import Console
-from rich.table import Table
 
-from ditcnn.cli.models import fresh_model, input_shape
 from ditcnn.cli.parsing import parse
-from ditcnn.cost import IMAGENET_EPOCHS, IMAGENET_IMAGES, Cost, cost_of, terms_and_twin
 from ditcnn.system.errors import InputError
+from ditcnn.system.text import one_line, plain_console, visible
+
+if TYPE_CHECKING:
+    from ditcnn.cost import Cost
 
 __all__ = ["info_command"]
 
@@ -45,14 +44,22 @@ def info_command(argv: list[str]) -> None:
             raise InputError(f"--{name.replace('_', '-')} must be above 0; got {getattr(flags, name)}.")
     if flags.tflops is not None and not 0 < flags.tflops < float("inf"):
         raise InputError(f"--tflops must be above 0 and finite; got {flags.tflops}.")
-    shape = input_shape(flags.model, flags.model_kwargs, flags.image_size)
+    import torch
+
+    from ditcnn.cost import cost_of, terms_and_twin
+    from ditcnn.recipes import parse_arguments
+    from ditcnn.train.build import fresh_model, input_shape
+
+    arguments = parse_arguments(flags.model_kwargs)
+    shape = input_shape(flags.model, arguments, flags.image_size)
     with torch.device("meta"):
-        model = fresh_model(flags.model, flags.model_kwargs, shape)
+        model = fresh_model(flags.model, arguments, shape)
     terms, twin = terms_and_twin(model)
     try:
         cost, plain = cost_of(model, shape, flags.batch_size), cost_of(twin, shape, flags.batch_size)
-    except (ValueError, RuntimeError) as error:  # as batch normalisation of a single number
-        raise InputError(f"{flags.model} cannot train on {flags.batch_size} images of {shape}: {error}") from None
+    except (ValueError, RuntimeError, TypeError, OverflowError) as error:  # as batch normalisation of a single number
+        told = f"{flags.model} cannot train on {flags.batch_size} images of {shape}: {one_line(error)}"
+        raise InputError(told) from None
     if flags.json:
         values = {"model": flags.model, "image_shape": shape, "terms": terms}
         print(json.dumps(values | _values(cost, flags.tflops) | {"plain_twin": _values(plain, flags.tflops)}))
@@ -60,7 +67,9 @@ def info_command(argv: list[str]) -> None:
         _print(flags, shape, terms, cost, plain)
 
 
-def _values(cost: Cost, tflops: float | None) -> dict[str, Any]:
+def _values(cost: "Cost", tflops: float | None) -> dict[str, Any]:
+    from ditcnn.cost import IMAGENET_EPOCHS, IMAGENET_IMAGES
+
     values = dataclasses.asdict(cost)
     if tflops is not None:
         values["training"] = {
@@ -73,9 +82,13 @@ def _values(cost: Cost, tflops: float | None) -> dict[str, Any]:
     return values
 
 
-def _print(flags: InfoFlags, shape: tuple[int, int, int], terms: int, cost: Cost, plain: Cost) -> None:
+def _print(flags: InfoFlags, shape: tuple[int, int, int], terms: int, cost: "Cost", plain: "Cost") -> None:
+    from rich.table import Table
+
+    from ditcnn.cost import IMAGENET_EPOCHS, IMAGENET_IMAGES
+
     size = "x".join(map(str, shape))
-    print(f"{flags.model}: images {size}, {terms or 'no'} quadratic term{'' if terms == 1 else 's'}")
+    print(f"{visible(flags.model)}: images {size}, {terms or 'no'} quadratic term{'' if terms == 1 else 's'}")
     table = Table("", "model", "plain twin", "the terms' share", box=None, pad_edge=False)
     for column in table.columns[1:]:
         column.justify = "right"
@@ -97,7 +110,7 @@ def _print(flags: InfoFlags, shape: tuple[int, int, int], terms: int, cost: Cost
         table.add_row(f"images a second in training, at {flags.tflops:g} TFLOP/s", *(f"{rate:,.1f}" for rate in rates))
         days = [c.imagenet_days(flags.tflops) for c in (cost, plain)]
         table.add_row(f"days for {IMAGENET_EPOCHS} epochs of {IMAGENET_IMAGES:,} images", *(f"{d:,.2f}" for d in days))
-    Console(width=110, markup=False, highlight=False).print(table)
+    plain_console(110).print(table)
 
 
 def _amount(value: float, unit: str) -> str:

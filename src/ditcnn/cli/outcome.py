@@ -15,7 +15,7 @@ from ditcnn.system.errors import InputError, RunFailed, ToldElsewhere, reason
 from ditcnn.system.signals import Stopped
 from ditcnn.system.text import one_line
 
-__all__ = ["check_streams", "finish_output", "outcome", "tell"]
+__all__ = ["check_streams", "finish_output", "line_and_status", "tell"]
 
 
 def check_streams() -> None:
@@ -39,9 +39,15 @@ def check_streams() -> None:
 
 
 def finish_output() -> None:
-    """Write what is buffered, so that a full disk or a closed pipe is told here and not at the interpreter's end."""
-    if sys.stdout is not None:
+    """Write what is buffered, so that a full disk or a closed pipe is told here and not at the interpreter's end.
+
+    Raises:
+        OSError: It cannot be written; the error names standard output.
+    """
+    try:
         sys.stdout.flush()
+    except OSError as error:  # it does not name its file
+        raise OSError(error.errno, error.strerror, "standard output") from None
 
 
 def tell(message: str) -> None:
@@ -50,19 +56,16 @@ def tell(message: str) -> None:
         print(f"ditcnn: {one_line(message)}", file=sys.stderr, flush=True)
 
 
-def outcome(error: BaseException) -> tuple[str, int]:
+def line_and_status(error: BaseException) -> tuple[str, int]:
     """Return what to say of an error, nothing where nothing is to be said, and the exit status.
 
     2: what was given cannot be done. 1: a run failed, memory was short, or the fault is this package's own. 128 plus a
     signal's number: it ended the command.
     """
-    broken = _stdout_fault()
-    if isinstance(broken, BrokenPipeError):
+    if isinstance(_stdout_fault() or error, BrokenPipeError):  # whoever reads it has seen enough
         return "", 128 + signal.SIGPIPE
-    if broken is not None:
-        return f"standard output: {broken.strerror or broken}.", 2
     if isinstance(error, ToldElsewhere):
-        return "", outcome(error.error)[1]
+        return "", line_and_status(error.error)[1]
     if isinstance(error, Stopped):
         return f"stopped by {error}, {error.advice}.", 128 + error.signum
     if isinstance(error, KeyboardInterrupt):
@@ -75,12 +78,15 @@ def outcome(error: BaseException) -> tuple[str, int]:
     if isinstance(error, ImportError) and not (error.name or "").startswith("ditcnn"):
         return f"a library cannot be imported: {error}. Install it, or install ditcnn anew.", 2
     if isinstance(error, OSError):  # a full disk, a file without permission
-        return f"{reason(error)}.", 2
+        place = "" if error.filename or not error.errno else "reading or writing failed: "
+        return f"{place}{reason(error)}.", 2
     return _own_fault(error), 1
 
 
 def _stdout_fault() -> OSError | None:
     """Return why standard output takes nothing more, and let what is buffered go nowhere."""
+    if sys.stdout is None:
+        return None
     try:
         finish_output()
     except OSError as fault:
@@ -89,8 +95,6 @@ def _stdout_fault() -> OSError | None:
             os.dup2(nowhere, sys.stdout.fileno())
             os.close(nowhere)
         return fault
-    except ValueError:  # closed by the program itself
-        pass
     return None
 
 

@@ -27,6 +27,7 @@ def parse(
         SystemExit: ``--help`` was asked for and printed.
     """
     see = f"See {prog} --help."
+    _refuse_empty(argv, file)
     box = io.StringIO()
     try:
         with contextlib.redirect_stderr(box):
@@ -54,6 +55,20 @@ def names_of(flags: Any) -> list[str]:
         group = field.default_factory if isinstance(field.default_factory, type) else None
         names += names_of(group) if group is not None and dataclasses.is_dataclass(group) else [field.name]
     return names
+
+
+def _refuse_empty(argv: Sequence[str], file: Path | None) -> None:
+    """Raise `InputError` for an empty word, as a shell makes of a variable that is not set: it would mean this folder."""
+    before = ""
+    for word in argv:
+        name, equals, value = word.partition("=")
+        if not word or (word.startswith("--") and equals and not value):
+            what = f"{file}: " if file else ""
+            of = f" of {name or before}" if (name or before).startswith("--") else ""
+            raise InputError(f"{what}the value{of} is empty; is a variable of the shell not set?")
+        if "\0" in word:
+            raise InputError(f"{name if equals else before or 'an argument'} has a NUL in it, which no name can have.")
+        before = word
 
 
 def flag(name: str) -> str:

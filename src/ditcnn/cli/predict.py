@@ -6,34 +6,29 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import torch
 import tyro
-from PIL import Image
-from rich.console import Console
-from rich.table import Table
-from torch import Tensor
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from ditcnn.cli.named import NamedModel, open_named
 from ditcnn.cli.parsing import parse
-from ditcnn.data import decode_image
-from ditcnn.data.batches import normalise
-from ditcnn.data.class_names import describe
-from ditcnn.data.stream.source import is_hidden
-from ditcnn.data.stream.tars import Member, images_in, read_member
-from ditcnn.system.devices import choose_device
 from ditcnn.system.errors import InputError
+from ditcnn.system.text import one_line, visible
+
+if TYPE_CHECKING:
+    from ditcnn.train import TrainedModel
+    from ditcnn.use.predicting import Picture
 
 __all__ = ["predict_command"]
 
-BATCH = 64
+WIDEST = 40  # characters of a column; longer text moves the rest of its line
 
 
 @dataclass(frozen=True)
 class PredictFlags:
-    """Classify images. They are resized, cropped and normalised as the model wants; an EXIF rotation is applied."""
+    """Classify images. They are oriented, resized, cropped and normalised as the model's config.json says.
+
+    Rows are printed as they are computed.
+    """
 
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL_OR_RUN")]
     """Folder of a run, or of a model that timm has saved; a name of timm's registry; hf-hub:NAME."""
@@ -47,6 +42,8 @@ class PredictFlags:
     """Load the weights that belong to a name of timm's."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to compute."""
+    skip_bad_images: bool = False
+    """Leave out images that cannot be read, name and count them; else the first one ends it, with status 2."""
 
 
 def predict_command(argv: list[str]) -> None:
@@ -56,82 +53,92 @@ def predict_command(argv: list[str]) -> None:
         raise InputError(f"--topk must be above 0; got {flags.topk}.")
     if not flags.inputs:
         raise InputError("name at least one image file or folder.")
+    from ditcnn.system.devices import choose_device  # loads torch, as the next do
+    from ditcnn.train import open_model
+    from ditcnn.use.predicting import pictures_at, predictions
+
     device = choose_device(flags.device)
-    named = open_named(flags.model, pretrained=flags.pretrained)
-    if named.outputs < 1:
+    trained = open_model(flags.model, pretrained=flags.pretrained)
+    if not trained.classes:
         raise InputError(f"{flags.model} has no classes.")
-    images = [image for given in flags.inputs for image in _images(given)]
-    rows = _predict(named, images, min(flags.topk, named.outputs), device)
-    {"table": _print_table, "csv": _print_csv, "json": _print_json}[flags.format](rows)
+    pictures = [picture for place in flags.inputs for picture in pictures_at(place)]
+    printer: Any = {"table": _Table, "csv": _Csv, "json": _Json}[flags.format](trained, pictures)
+    bad = _Told() if flags.skip_bad_images else None
+    try:
+        for row in predictions(trained, pictures, flags.topk, device, bad=bad):
+            printer.row(row)
+            sys.stdout.flush()
+    except InputError as error:
+        raise InputError(f"{error} Or go on without it: --skip-bad-images.") from None
+    finally:
+        printer.end()
+    if bad:
+        print(f"ditcnn: {len(pictures) - len(bad)} images classified, {len(bad)} left out.", file=sys.stderr)
+        if len(bad) == len(pictures):
+            raise InputError("no image of all can be read.")
 
 
-def _images(path: Path) -> list[Path | Member]:
-    if path.is_file():
-        return list(images_in([path])) if path.suffix.lower() == ".tar" else [path]
-    if not path.is_dir():
-        raise InputError(f"{path}: no such file or folder.")
-    images = (p for p in path.rglob("*") if p.suffix.lower() in IMG_EXTENSIONS and p.is_file())
-    found = sorted(p for p in images if not is_hidden(p.relative_to(path).as_posix()))  # such as ._photo.jpg of macOS
-    if not found:
-        raise InputError(f"{path} holds no images.")
-    return list(found)
+class _Told(dict[str, str]):
+    """Messages by image, told when they come."""
+
+    def __setitem__(self, path: str, message: str) -> None:
+        super().__setitem__(path, message)
+        print(f"ditcnn: left out: {one_line(message)}", file=sys.stderr)
 
 
-@torch.no_grad()
-def _predict(named: NamedModel, images: list[Path | Member], topk: int, device: torch.device) -> list[dict[str, Any]]:
-    """Return a row for each image: its path and its ``topk`` classes, the likeliest first."""
-    model = named.model.to(device)
-    rows = []
-    for start in range(0, len(images), BATCH):
-        batch = images[start : start + BATCH]
-        pixels = torch.stack([_load(image, named) for image in batch])
-        probabilities = model(normalise(pixels.to(device), named.mean, named.std)).float().softmax(1).cpu()
-        for image, values, outputs in zip(batch, *probabilities.topk(topk), strict=True):
-            top = [
-                _name(named, output) | {"probability": round(value, 6)}
-                for value, output in zip(values.tolist(), outputs.tolist(), strict=True)
-            ]
-            rows.append({"path": _place(image), "top": top})
-    return rows
+class _Table:
+    def __init__(self, trained: "TrainedModel", pictures: "list[Picture]") -> None:
+        from ditcnn.data.class_names import describe
 
+        places = [len(visible(picture.path or "")) for picture in pictures]
+        self.widths = max([5, *places]), max(5, min(WIDEST, max(len(visible(describe(name))) for name in trained.classes)))
+        self._begun = False
 
-def _name(named: NamedModel, output: int) -> dict[str, str]:
-    """Return the class of an output in words, and its WordNet id where it has one."""
-    name = named.classes[output] if named.classes else str(output)
-    words = describe(name)
-    return {"class": words} if words == name else {"class": words, "wnid": name}
-
-
-def _place(image: Path | Member) -> str:
-    return f"{image.archive}:{image.name}" if isinstance(image, Member) else str(image)
-
-
-def _load(image: Path | Member, named: NamedModel) -> Tensor:
-    """Return an image as uint8 ``[C, H, W]``, resized and cropped as the model wants."""
-    content = read_member(image) if isinstance(image, Member) else image.read_bytes()
-    pixels = Image.fromarray(decode_image(content, _place(image)))
-    return named.transform(pixels.convert("L" if named.channels == 1 else "RGB"))
-
-
-def _print_table(rows: list[dict[str, Any]]) -> None:
-    table = Table("image", "class", "probability", box=None, pad_edge=False)
-    for column in table.columns:
-        column.no_wrap = True
-    for row in rows:
+    def row(self, row: dict[str, Any]) -> None:
+        if not self._begun:
+            self._print("image", "class", "probability")
+            self._begun = True
         for rank, guess in enumerate(row["top"]):
-            table.add_row(row["path"] if rank == 0 else "", guess["class"], f"{100 * guess['probability']:.1f}%")
-    Console(width=None if sys.stdout.isatty() else 10_000, markup=False).print(table)
+            self._print(row["path"] if rank == 0 else "", guess["class"], f"{100 * guess['probability']:.1f}%")
+
+    def _print(self, path: str, name: str, probability: str) -> None:
+        print(f"{visible(path):<{self.widths[0]}} {visible(name):<{self.widths[1]}} {probability}")
+
+    def end(self) -> None:
+        pass
 
 
-def _print_csv(rows: list[dict[str, Any]]) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["path", "rank", "class", "probability"])
-    for row in rows:
+class _Csv:
+    def __init__(self, trained: "TrainedModel", pictures: "list[Picture]") -> None:
+        self._begun = False
+
+    def row(self, row: dict[str, Any]) -> None:
+        if not self._begun:
+            self._print("path", "rank", "class", "probability")
+            self._begun = True
         for rank, guess in enumerate(row["top"], start=1):
-            writer.writerow([row["path"], rank, guess["class"], guess["probability"]])
-    print(text.getvalue(), end="")
+            self._print(visible(row["path"]), rank, visible(guess["class"]), guess["probability"])
+
+    def _print(self, *cells: object) -> None:
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerow(cells)
+        print(text.getvalue(), end="")
+
+    def end(self) -> None:
+        pass
 
 
-def _print_json(rows: list[dict[str, Any]]) -> None:
-    print(json.dumps(rows, indent=2))
+class _Json:
+    """A list, complete however it ends."""
+
+    def __init__(self, trained: "TrainedModel", pictures: "list[Picture]") -> None:
+        self._begun = False
+
+    def row(self, row: dict[str, Any]) -> None:
+        text = "\n".join(f"  {line}" for line in json.dumps(row, indent=2).splitlines())
+        print(f"{',' if self._begun else '['}\n{text}", end="")
+        self._begun = True
+
+    def end(self) -> None:
+        if self._begun:
+            print("\n]")

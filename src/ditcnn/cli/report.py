@@ -8,6 +8,7 @@ import tyro
 
 from ditcnn.cli.parsing import parse
 from ditcnn.system.errors import InputError
+from ditcnn.system.text import visible
 
 __all__ = ["report_command"]
 
@@ -35,4 +36,4 @@ def report_command(argv: list[str]) -> None:
     from ditcnn.report import write_report  # loads torch
 
     write_report(flags.runs, flags.out, flags.data)
-    print(f"report          {flags.out}")
+    print(f"report          {visible(flags.out)}")

@@ -58,7 +58,7 @@ class TrainFlags:
     ] = None
     run: Run = field(default_factory=Run)
     model: Model = field(default_factory=Model)
-    images: Images = field(default_factory=Images)
+    data: Images = field(default_factory=Images)
     optimiser: Optimiser = field(default_factory=Optimiser)
     schedule: Schedule = field(default_factory=Schedule)
     augmentation: Augmentation = field(default_factory=Augmentation)

@@ -1,14 +1,13 @@
 """The term in any model: put in, found, taken out."""
 
 import fnmatch
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from torch import nn
 from torch.nn.utils import parametrize
 
-from ditcnn.layers import Norm, QuadraticForm, TermBeside, beside, beside_pixelwise, check_pixelwise_place
+from ditcnn.layers import Norm, QuadraticForm, TermBeside, beside, beside_pixelwise, check_pixelwise_place, warn_of_parent
 from ditcnn.system.errors import nearest
 
 __all__ = ["Where", "add_quadratic", "quadratic_terms", "remove_quadratic"]
@@ -66,7 +65,7 @@ def add_quadratic(
     chosen = _choose(model, where)
     for name, conv in chosen.items():
         _check_place(name, conv)
-        _warn_of_fusing(model, name)
+        _warn_of_ancestors(model, name)
     if norm == "spatial":
         raise ValueError("norm='spatial' has parameters for one size of map; here use 'instance', 'batch' or None.")
     if pixelwise:
@@ -178,17 +177,8 @@ def _refuse_wrapped(model: nn.Module, advice: str) -> None:
             raise ValueError(f"{name or 'the model'} is wrapped in {', '.join(sorted(found))}; {advice}.")
 
 
-_FUSERS = ("fuse", "reparameterize", "switch_to_deploy")  # methods that make one convolution of several, from their weights
-
-
-def _warn_of_fusing(model: nn.Module, name: str) -> None:
+def _warn_of_ancestors(model: nn.Module, name: str) -> None:
     parts = name.split(".")
-    for ancestor in (".".join(parts[:n]) for n in range(1, len(parts))):
-        for method in _FUSERS:
-            if hasattr(model.get_submodule(ancestor), method):
-                warnings.warn(
-                    f"{ancestor}.{method}() would fuse convolutions and drop the term beside {name}; call neither it nor "
-                    "timm.utils.reparameterize_model.",
-                    stacklevel=3,
-                )
-                return
+    for n in reversed(range(len(parts))):  # the nearest first: it may have the convolution fused alone
+        if warn_of_parent(model.get_submodule(".".join(parts[:n])), ".".join(parts[n:]), stacklevel=4):
+            return

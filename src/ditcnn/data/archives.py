@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
-from ditcnn.data.decoding import MAX_IMAGE_BYTES
+from ditcnn.data.decoding import MAX_IMAGE_BYTES, in_words
 from ditcnn.data.names import is_image, is_junk
 from ditcnn.system.errors import InputError
 
@@ -44,7 +44,7 @@ class _Damaged(Exception):
 
 
 # A damaged header can make tarfile raise any of these.
-_DAMAGE = (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError, _Damaged)
+_DAMAGE = (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, ValueError, OverflowError, RecursionError, _Damaged)
 
 
 class Member(NamedTuple):
@@ -90,26 +90,27 @@ def unpacking(path: Path) -> Iterator[IO[bytes]]:
     """Open an archive, plain or gzipped, for reading forward.
 
     Raises:
-        InputError: There is no such file, it is no whole tar, or unpacks to more than `MAX_UNPACKED` bytes.
+        InputError: There is no such file, or it is compressed in another way.
     """
-    try:
-        with path.open("rb") as raw:
-            start = raw.read(6)
-            raw.seek(0)
-            if start.startswith((b"BZh", b"\xfd7zXZ\0", b"PK\3\4", b"7z\xbc\xaf", b"\x28\xb5\x2f\xfd")):
-                raise InputError(f"{path} is compressed, and not by gzip; unpack it first.")
-            yield cast("IO[bytes]", _Limited(path, gzip.GzipFile(fileobj=raw)) if start[:2] == b"\x1f\x8b" else raw)
-    except (*_DAMAGE, zlib.error, gzip.BadGzipFile) as error:
-        raise InputError(_not_whole(str(path), error)) from None
+    with path.open("rb") as raw:
+        start = raw.read(6)
+        raw.seek(0)
+        if start.startswith((b"BZh", b"\xfd7zXZ\0", b"PK\3\4", b"7z\xbc\xaf", b"\x28\xb5\x2f\xfd")):
+            raise InputError(f"{path} is compressed, and not by gzip; unpack it first.")
+        yield cast("IO[bytes]", _Limited(path, gzip.GzipFile(fileobj=raw)) if start[:2] == b"\x1f\x8b" else raw)
+
+
+def inner(file: IO[bytes], entry: Entry) -> IO[bytes]:
+    """Return a tar that is a file of another one, as a file."""
+    return cast("IO[bytes]", _Window(file, entry.offset, entry.size))
 
 
 @contextmanager
-def inner(file: IO[bytes], where: str, entry: Entry) -> Iterator[IO[bytes]]:
-    """Open a tar that is a file of another one, errors as those of `unpacking`; offsets are the outer one's."""
+def _told(where: str) -> Iterator[None]:
     try:
-        yield cast("IO[bytes]", _Window(file, entry.offset, entry.size))
+        yield
     except _DAMAGE as error:
-        raise InputError(_not_whole(where, error)) from None
+        raise InputError(f"{where} is no whole tar archive: {in_words(error)}. Copy, pack or download it again.") from None
 
 
 def list_archive(path: Path, *, compressed: bool = True) -> Listing:
@@ -162,27 +163,31 @@ def entries(file: IO[bytes], where: str) -> Iterator[Entry]:
     """Yield the headers of an archive, and see that it ends as tars do.
 
     Raises:
-        tarfile.TarError: It is damaged or cut off; `unpacking` and `inner` make an `InputError` of it.
+        InputError: It is damaged or cut off.
     """
-    with tarfile.open(fileobj=_Headers(file), mode="r:") as archive:  # type: ignore[call-overload]
-        while (info := archive.next()) is not None:
+    with _told(where):
+        archive = tarfile.TarFile(fileobj=cast("IO[bytes]", _Headers(file)))
+    while True:
+        with _told(where):
+            if (info := archive.next()) is None:
+                _check_end(file, archive.offset)
+                return
             archive.members.clear()  # type: ignore[attr-defined]  # else it keeps a kilobyte for each of a million
             if info.size < 0 or archive.offset < info.offset_data:  # older Pythons would go round for ever
                 raise _Damaged(f"a file of {info.size} bytes")
-            name = os.path.normpath(info.name)
-            kind, target = "other", ""
-            if info.issparse():
-                kind = "sparse"
-            elif info.isreg():
-                kind = "file"
-            elif info.isdir():
-                kind = "folder"
-            elif info.islnk():
-                kind, target = "link", os.path.normpath(info.linkname)
-            elif info.issym():
-                kind, target = "symlink", os.path.normpath(os.path.join(os.path.dirname(name), info.linkname))
-            yield Entry(name, kind, info.offset_data, info.size, target)
-        _check_end(file, archive.offset)
+        name = os.path.normpath(info.name)
+        kind, target = "other", ""
+        if info.issparse():
+            kind = "sparse"
+        elif info.isreg():
+            kind = "file"
+        elif info.isdir():
+            kind = "folder"
+        elif info.islnk():
+            kind, target = "link", os.path.normpath(info.linkname)
+        elif info.issym():
+            kind, target = "symlink", os.path.normpath(os.path.join(os.path.dirname(name), info.linkname))
+        yield Entry(name, kind, info.offset_data, info.size, target)
 
 
 def read_member(member: Member, limit: int | None = None) -> bytes:
@@ -212,8 +217,9 @@ def read_members(path: Path, members: Iterable[Member], limit: int) -> Iterator[
         for member in sorted(members, key=lambda m: m.offset):
             if member.offset != place:  # links share a place
                 check_size(f"{path}:{member.name}", member.size, limit)
-                file.seek(member.offset)
-                place, content = member.offset, file.read(member.size)
+                with _told(str(path)):
+                    file.seek(member.offset)
+                    place, content = member.offset, file.read(member.size)
             if len(content) != member.size:
                 raise InputError(f"{path}:{member.name}: the archive is cut off. Copy or download it again.")
             yield member.name, content
@@ -240,10 +246,9 @@ def _nested(file: IO[bytes], where: str, prefix: str, depth: int) -> Iterator[En
         if entry.kind == "file" and name.lower().endswith(".tar") and entry.size and not is_junk(name):
             if depth == MAX_NESTED:
                 raise InputError(f"{where} holds tars in tars more than {MAX_NESTED} deep; unpack it.")
-            with inner(file, f"{where}:{entry.name}", entry) as child:
-                below = name[: -len(".tar")] + "/"
-                for deeper in _nested(child, f"{where}:{entry.name}", below, depth + 1):
-                    yield deeper._replace(offset=entry.offset + deeper.offset)
+            below = name[: -len(".tar")] + "/"
+            for deeper in _nested(inner(file, entry), f"{where}:{entry.name}", below, depth + 1):
+                yield deeper._replace(offset=entry.offset + deeper.offset)
         else:
             target = prefix + entry.target if entry.target else ""
             yield entry._replace(name=name, target=target)
@@ -261,11 +266,6 @@ def _check_end(file: IO[bytes], offset: int) -> None:
         length += len(block)
     if length < tarfile.BLOCKSIZE:
         raise _Damaged("it is cut off, as tar's mark of the end is missing")
-
-
-def _not_whole(where: str, error: Exception) -> str:
-    words = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-    return f"{where} is no whole tar archive: {words}. Copy, pack or download it again."
 
 
 def is_gzipped(path: Path) -> bool:

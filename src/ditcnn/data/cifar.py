@@ -9,6 +9,7 @@ import torch
 from torchvision.datasets import CIFAR10, CIFAR100
 from torchvision.datasets.utils import check_integrity, download_and_extract_archive
 
+from ditcnn.data.decoding import in_words
 from ditcnn.data.files import Files
 from ditcnn.data.images import ImageData, ImageSet
 from ditcnn.data.pickles import Refused, read_pickle
@@ -97,4 +98,4 @@ def _unpickle(content: bytes, where: str) -> Any:
     except Refused as error:
         raise InputError(f"{where} is refused: {error}.") from None
     except Exception as error:  # a damaged pickle can raise anything
-        raise InputError(f"{where} is damaged: {' '.join(str(error).split()) or type(error).__name__}.") from None
+        raise InputError(f"{where} is damaged: {in_words(error)}.") from None

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset, IterableDataset, Subset, TensorDataset
 
-from ditcnn.data.decoding import BadImage
+from ditcnn.data.decoding import BadImage, in_words
 from ditcnn.data.images import ImageSet
 from ditcnn.data.stream.randomness import seeded
 from ditcnn.data.stream.source import ImageSource
@@ -123,7 +123,7 @@ def _item(dataset: Any, index: int) -> Any:
     except (OSError, InputError, MemoryError):
         raise
     except Exception as error:  # code of the user's own
-        raise BadImage(f"{where} raised {type(error).__name__}: {' '.join(str(error).split())}.") from error
+        raise BadImage(f"{where} raised {type(error).__name__}: {in_words(error)}.") from error
     if not isinstance(item, tuple | list) or len(item) != 2:
         raise InputError(f"{where} must be a pair (image, label); got {_kind(item)}.")
     return item
@@ -152,7 +152,7 @@ def _array(values: Any, what: str) -> NDArray[Any]:
     try:
         return np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values)
     except (ValueError, TypeError) as error:
-        raise InputError(f"{what} must be one array: {' '.join(str(error).split())}.") from None
+        raise InputError(f"{what} must be one array: {in_words(error)}.") from None
 
 
 def _labels(labels: NDArray[Any], count: int, classes: int | None) -> NDArray[np.int64]:

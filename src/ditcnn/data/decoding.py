@@ -10,13 +10,14 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ditcnn.system.errors import InputError
 
-__all__ = ["MAX_IMAGE_BYTES", "BadImage", "decode", "decode_image", "decode_rgb", "image_size", "resize"]
+__all__ = ["MAX_IMAGE_BYTES", "BadImage", "decode", "decode_image", "decode_rgb", "image_size", "in_words", "resize"]
 
 # Pillow reads some forty formats, EPS among them, for which it starts another program; a name says nothing of the format.
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM", "TIFF", "WEBP")
 MAX_IMAGE_BYTES = 2**28
 # Validation resizes the shorter side to some 250 pixels: at this ratio that makes 16 million of them, 64 MB.
 MAX_ASPECT = 256
+MAX_WORDS = 300
 
 
 class BadImage(InputError):
@@ -66,7 +67,7 @@ def decode(content: bytes, where: str, convert: Callable[[Image.Image], Image.Im
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise BadImage(f"{where} has more than {Image.MAX_IMAGE_PIXELS:,} pixels; scale it down first.") from None
     except Exception as error:  # damaged files raise anything, from struct.error in EXIF on
-        words = " ".join(str(error).split()) or type(error).__name__
+        words = in_words(error)
         if isinstance(error, UnidentifiedImageError):
             words = f"none of the formats that are read ({', '.join(FORMATS)})" if content else "it is empty"
         raise BadImage(f"{where} is not a readable image: {words}.") from None
@@ -77,6 +78,12 @@ def resize(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     if pixels.shape[:2] == (size, size):
         return pixels
     return np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC))
+
+
+def in_words(error: object) -> str:
+    """Return what an error or a text says, on one line and short: libraries put whole tracebacks into their messages."""
+    words = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    return words if len(words) <= MAX_WORDS else f"{words[:MAX_WORDS]}..."
 
 
 def image_size(content: bytes) -> tuple[int, int, str] | None:

@@ -1,23 +1,29 @@
 """ImageNet's archives as they are downloaded, read class by class without unpacking them first."""
 
-import posixpath
+import csv
 import re
-import tarfile
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, TypeVar
 
+from ditcnn.data.archives import Entry, check_size, entries, inner, is_gzipped, unpacking
+from ditcnn.data.decoding import MAX_IMAGE_BYTES
+from ditcnn.data.files import read_file
 from ditcnn.data.imagenet_devkit import Devkit
+from ditcnn.data.names import is_junk
 from ditcnn.system.errors import InputError
 
-__all__ = ["ClassImages", "open_train", "open_val"]
+__all__ = ["ClassImages", "open_train", "open_val", "open_val_folder", "read_val_solution"]
 
+Image = TypeVar("Image")
 _CLASS_TAR = re.compile(r"(n\d{8})\.tar")
 _VAL_IMAGE = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG")
 _TRAIN_IMAGE = re.compile(r"\w[\w-]*\.jpe?g", re.IGNORECASE | re.ASCII)  # no path, so none that leads out of the folder
+_VAL_FORM = "ILSVRC2012_val_NNNNNNNN.JPEG, as in ILSVRC2012_img_val.tar"
+_SOLUTION_BYTES = 2**26
 
 
 @dataclass(frozen=True)
@@ -52,12 +58,13 @@ def open_train(path: Path, devkit: Devkit | None) -> Iterator[list[ClassImages]]
     """
     with _open(path) as archive:
         classes: dict[str, ClassImages] = {}
-        for member in _members(archive, str(path), _CLASS_TAR, "nXXXXXXXX.tar, as in ILSVRC2012_img_train.tar"):
-            wnid = member.name.removesuffix(".tar")
+        for entry in _files(archive, str(path), _CLASS_TAR, "nXXXXXXXX.tar, as in ILSVRC2012_img_train.tar"):
+            wnid = entry.name.removesuffix(".tar")
             if wnid in classes:
-                raise InputError(f"{path} holds {member.name} twice.")
+                raise InputError(f"{path} holds {entry.name} twice.")
             images = devkit.train_images.get(wnid) if devkit else None
-            classes[wnid] = ClassImages(wnid, f"{path}:{member.name}", member.size, images, _inner(archive, member, path))
+            where = f"{path}:{entry.name}"
+            classes[wnid] = ClassImages(wnid, where, entry.size, images, _of_class(archive, entry, where))
         if devkit:
             _same_classes(path, set(classes), set(devkit.train_images))
         if not classes:
@@ -66,34 +73,96 @@ def open_train(path: Path, devkit: Devkit | None) -> Iterator[list[ClassImages]]
 
 
 @contextmanager
-def open_val(path: Path, devkit: Devkit) -> Iterator[list[ClassImages]]:
-    """Open ``ILSVRC2012_img_val.tar``, all validation images in one folder, sorted here by the devkit's ground truth.
+def open_val(path: Path, wnids: dict[int, str], truth: str) -> Iterator[list[ClassImages]]:
+    """Open ``ILSVRC2012_img_val.tar``, all validation images in one folder, sorted here by their classes.
+
+    Args:
+        path: The archive.
+        wnids: Number of an image, from 1 on -> its class.
+        truth: What says so, for messages.
 
     Raises:
-        InputError: It is no such archive, is cut off, or its images are not as many as the ground truth says.
+        InputError: It is no such archive, is cut off, or its images are not those of ``wnids``.
     """
     with _open(path) as archive:
-        total = len(devkit.val_wnids)
-        by_class: dict[str, list[tarfile.TarInfo]] = defaultdict(list)
-        seen: set[int] = set()
-        for member in _members(archive, str(path), _VAL_IMAGE, "ILSVRC2012_val_NNNNNNNN.JPEG, as in ILSVRC2012_img_val.tar"):
-            number = int(member.name[-len("00000001.JPEG") : -len(".JPEG")])
-            if number in seen:
-                raise InputError(f"{path} holds {member.name} twice.")
-            if not 1 <= number <= total:
-                raise InputError(f"{path} holds {member.name}, and the devkit's ground truth has {total:,} lines.")
-            seen.add(number)
-            by_class[devkit.val_wnids[number - 1]].append(member)
-        if len(seen) != total:
-            first = next(number for number in range(1, total + 1) if number not in seen)
-            raise InputError(
-                f"{path} holds {len(seen):,} images, and the devkit's ground truth has {total:,} lines "
-                f"(ILSVRC2012_val_{first:08d}.JPEG is missing). Download it again."
-            )
+        found = list(_files(archive, str(path), _VAL_IMAGE, _VAL_FORM))
+
+        def read(images: list[Entry]) -> Iterator[tuple[str, bytes]]:
+            return ((image.name, _content(archive, image, str(path))) for image in images)
+
+        by_class = _by_class(path, [(entry.name, entry) for entry in found], wnids, truth)
         yield [
-            ClassImages(wnid, str(path), sum(m.size for m in members), len(members), _flat(archive, members, path))
-            for wnid, members in sorted(by_class.items())
+            ClassImages(wnid, str(path), sum(e.size for e in own), len(own), lambda own=own: read(own))  # type: ignore[misc]
+            for wnid, own in by_class
         ]
+
+
+def open_val_folder(path: Path, wnids: dict[int, str], truth: str) -> list[ClassImages]:
+    """Open a folder of all validation images, as Kaggle's archive has it; arguments and errors as those of `open_val`."""
+    files = [file for file in sorted(path.iterdir()) if not is_junk(file.name)]
+    for file in files:
+        if not _VAL_IMAGE.fullmatch(file.name) or not file.is_file():
+            raise InputError(f"{path} holds {file.name!r}, where only files belong that are called {_VAL_FORM}.")
+        if not file.stat().st_size:
+            raise InputError(f"{file} is empty.")
+
+    def read(images: list[Path]) -> Iterator[tuple[str, bytes]]:
+        return ((image.name, read_file(image, MAX_IMAGE_BYTES)) for image in images)
+
+    return [
+        ClassImages(wnid, str(path), sum(f.stat().st_size for f in own), len(own), lambda own=own: read(own))  # type: ignore[misc]
+        for wnid, own in _by_class(path, [(file.name, file) for file in files], wnids, truth)
+    ]
+
+
+def read_val_solution(path: Path) -> dict[int, str]:
+    """Read Kaggle's ``LOC_val_solution.csv``: return the class of each validation image, by its number.
+
+    Its lines are ``ILSVRC2012_val_00048981,n03995372 85 1 499 272``: an image, and classes with boxes, which are all one.
+
+    Raises:
+        InputError: It is no such table.
+    """
+    rows = csv.reader(read_file(path, _SOLUTION_BYTES).decode(errors="replace").splitlines())
+    wnids: dict[int, str] = {}
+    for line, row in enumerate(rows, start=1):
+        if not row or row[0] == "ImageId":
+            continue
+        image = _VAL_IMAGE.fullmatch(f"{row[0]}.JPEG")
+        classes = {word for word in row[1].split() if re.fullmatch(r"n\d{8}", word)} if len(row) == 2 else set()
+        if not image or len(classes) != 1:
+            raise InputError(
+                f"{path}, line {line}: {','.join(row)[:80]!r} is not an image and its class, as in LOC_val_solution.csv: "
+                "ILSVRC2012_val_00048981,n03995372 85 1 499 272."
+            )
+        if int(image[1]) in wnids:
+            raise InputError(f"{path}, line {line}: {row[0]} comes twice.")
+        wnids[int(image[1])] = classes.pop()
+    if not wnids:
+        raise InputError(f"{path} names no image; it should be Kaggle's LOC_val_solution.csv.")
+    return wnids
+
+
+def _by_class(
+    path: Path, images: Iterable[tuple[str, Image]], wnids: dict[int, str], truth: str
+) -> list[tuple[str, list[Image]]]:
+    by_class: dict[str, list[Image]] = defaultdict(list)
+    seen: set[int] = set()
+    for name, image in images:
+        number = int(name[-len("00000001.JPEG") : -len(".JPEG")])
+        if number in seen:
+            raise InputError(f"{path} holds {name} twice.")
+        if number not in wnids:
+            raise InputError(f"{path} holds {name}, and {truth} has {len(wnids):,} lines.")
+        seen.add(number)
+        by_class[wnids[number]].append(image)
+    if len(seen) != len(wnids):
+        first = min(set(wnids) - seen)
+        raise InputError(
+            f"{path} holds {len(seen):,} images, and {truth} has {len(wnids):,} lines "
+            f"(ILSVRC2012_val_{first:08d}.JPEG is missing). Download it again."
+        )
+    return sorted(by_class.items())
 
 
 def _same_classes(path: Path, found: set[str], expected: set[str]) -> None:
@@ -105,80 +174,43 @@ def _same_classes(path: Path, found: set[str], expected: set[str]) -> None:
             )
 
 
-def _inner(archive: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> Callable[[], Iterator[tuple[str, bytes]]]:
+def _of_class(archive: IO[bytes], entry: Entry, where: str) -> Callable[[], Iterator[tuple[str, bytes]]]:
     """Return what reads the images of a class's own archive in place."""
 
     def read() -> Iterator[tuple[str, bytes]]:
-        where = f"{path}:{member.name}"
-        with _readable(where), tarfile.open(fileobj=_file(archive, member), mode="r:") as inner:
-            for image in _members(inner, where, _TRAIN_IMAGE, "a name like n01440764_18.JPEG"):
-                yield image.name, _content(inner, image, where)
+        file = inner(archive, entry)
+        for image in _files(file, where, _TRAIN_IMAGE, "a name like n01440764_18.JPEG"):
+            yield image.name, _content(file, image, where)
 
     return read
 
 
-def _flat(archive: tarfile.TarFile, members: list[tarfile.TarInfo], path: Path) -> Callable[[], Iterator[tuple[str, bytes]]]:
-    def read() -> Iterator[tuple[str, bytes]]:
-        with _readable(str(path)):
-            for image in members:
-                yield image.name, _content(archive, image, str(path))
-
-    return read
-
-
-def _members(archive: tarfile.TarFile, where: str, form: re.Pattern[str], form_in_words: str) -> Iterator[tarfile.TarInfo]:
-    """Yield the files of an archive in order, their names checked and freed of a leading ``./``."""
-    for member in archive:
-        name = posixpath.normpath(member.name)
-        if member.isdir() and name == ".":
+def _files(file: IO[bytes], where: str, form: re.Pattern[str], form_in_words: str) -> Iterator[Entry]:
+    """Yield the files of an archive in order, their names checked."""
+    for entry in entries(file, where):
+        if entry.kind == "folder" and entry.name == ".":
             continue
-        if not member.isreg() or not form.fullmatch(name):
-            raise InputError(f"{where} holds {member.name!r}, where only files belong that are called {form_in_words}.")
-        if not member.size:
-            raise InputError(f"{where}:{name} is empty.")
-        member.name = name
-        yield member
-    _check_end(archive, where)
+        if entry.kind != "file" or not form.fullmatch(entry.name):
+            raise InputError(f"{where} holds {entry.name!r}, where only files belong that are called {form_in_words}.")
+        if not entry.size:
+            raise InputError(f"{where}:{entry.name} is empty.")
+        yield entry
 
 
-def _check_end(archive: tarfile.TarFile, where: str) -> None:
-    """Raise unless zeros follow the last file: tarfile takes a damaged header, and a missing one, for the end."""
-    file = cast("IO[bytes]", archive.fileobj)
-    file.seek(archive.offset)
-    length = 0
-    while block := file.read(2**20):
-        if block.count(0) != len(block):
-            raise InputError(
-                f"{where} is damaged at byte {archive.offset + length:,}: no header of tar's. Download it again."
-            )
-        length += len(block)
-    if not length:
-        raise InputError(f"{where} is cut off: tar's mark of the end is missing. Download it again.")
-
-
-def _file(archive: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
-    return cast("IO[bytes]", archive.extractfile(member))  # None only for what is no file
-
-
-def _content(archive: tarfile.TarFile, member: tarfile.TarInfo, where: str) -> bytes:
-    with _file(archive, member) as file:
-        content = file.read()
-    if len(content) != member.size:
-        raise InputError(f"{where} is cut off in {member.name}. Download it again.")
+def _content(file: IO[bytes], entry: Entry, where: str) -> bytes:
+    check_size(f"{where}:{entry.name}", entry.size, MAX_IMAGE_BYTES)
+    file.seek(entry.offset)
+    content = file.read(entry.size)
+    if len(content) != entry.size:
+        raise InputError(f"{where} is cut off in {entry.name}. Download it again.")
     return content
 
 
 @contextmanager
-def _open(path: Path) -> Iterator[tarfile.TarFile]:
+def _open(path: Path) -> Iterator[IO[bytes]]:
     if not path.is_file():
         raise InputError(f"{path}: no such file.")
-    with _readable(str(path)), tarfile.open(path, mode="r:") as archive:
+    if is_gzipped(path):
+        raise InputError(f"{path} is compressed, which ImageNet's archives are not; decompress it first.")
+    with unpacking(path) as archive:
         yield archive
-
-
-@contextmanager
-def _readable(where: str) -> Iterator[None]:
-    try:
-        yield
-    except tarfile.TarError as error:
-        raise InputError(f"{where} is no whole tar archive: {str(error).splitlines()[0]}. Download it again.") from None

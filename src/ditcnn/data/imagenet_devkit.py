@@ -31,6 +31,11 @@ class Devkit:
     train_images: dict[str, int]
     val_wnids: tuple[str, ...]
 
+    @property
+    def val_numbers(self) -> dict[int, str]:
+        """Number of a validation image, from 1 on -> its class."""
+        return dict(enumerate(self.val_wnids, start=1))
+
 
 def read_devkit(path: Path) -> Devkit:
     """Read ``ILSVRC2012_devkit_t12.tar.gz``, or the folder that it unpacks to.

@@ -15,6 +15,7 @@ from ditcnn.data.names import (
     hold_out_by_name,
     is_image,
     one_form,
+    unread_pictures,
 )
 from ditcnn.system.errors import InputError
 
@@ -65,6 +66,7 @@ def class_folders_in(files: Files) -> Layout | None:
         InputError: There are several sets, a class folder that is empty, or images that lie elsewhere.
     """
     images = [name for name in files.names if is_image(name)]
+    notes = files.notes + unread_pictures(files.names)
     found: dict[str, list[tuple[str, str]]] = defaultdict(list)  # part -> (name, name below the part)
     parents = set()
     for name in images:
@@ -85,7 +87,7 @@ def class_folders_in(files: Files) -> Layout | None:
             parts[part] = Part([name for name, _ in pairs], classes)
         filled = {(part, rest.partition("/")[0]) for part, pairs in found.items() for _, rest in pairs}
         _refuse_empty(files, [words for place, words in empty.items() if place not in filled])
-        return Layout(parts, files.notes)
+        return Layout(parts, notes)
     tops = {name.partition("/")[0] for name in images if "/" in name}
     if not images or not tops:
         return None
@@ -96,7 +98,7 @@ def class_folders_in(files: Files) -> Layout | None:
     first = {name.partition("/")[0] for name in below}
     folders = [f.removeprefix(around) for f in files.folders if f.startswith(around)]
     _refuse_empty(files, [f for f in folders if f and "/" not in f and f not in first])
-    return Layout({"all": Part(images, classes)}, files.notes)
+    return Layout({"all": Part(images, classes)}, notes)
 
 
 def _part(name: str) -> str:

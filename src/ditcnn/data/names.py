@@ -4,7 +4,7 @@ import hashlib
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ __all__ = [
     "is_junk",
     "natural_key",
     "one_form",
+    "unread_pictures",
     "without_wrapper",
 ]
 
@@ -29,6 +30,9 @@ __all__ = [
 TRAIN_NAMES = ("train", "training")
 VAL_NAMES = ("val", "valid", "validation", "eval", "evaluation")
 IMAGE_ENDINGS = (*IMG_EXTENSIONS, ".jfif")
+_UNREAD = frozenset(
+    {".gif", ".heic", ".heif", ".avif", ".jp2", ".j2k", ".jxl", ".jpe", ".tga", ".psd", ".svg", ".dng", ".raw"}
+)
 # What systems leave beside data, at any level: macOS, Windows, Synology, QNAP, ext4.
 _JUNK = frozenset({"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir", "#recycle", "@recycle", "lost+found"})
 _JUNK |= {"$recycle.bin", "system volume information"}
@@ -46,6 +50,17 @@ def is_junk(name: str) -> bool:
 def is_image(name: str) -> bool:
     """Say whether a name is that of an image which is read; the content decides on the format."""
     return name.lower().endswith(IMAGE_ENDINGS)
+
+
+def unread_pictures(names: Iterable[str]) -> tuple[str, ...]:
+    """Return, as a note, how many files are pictures of formats that are not read."""
+    endings = [ending for name in names if (ending := name[name.rfind(".") :].lower()) in _UNREAD]
+    if not endings:
+        return ()
+    kinds = ", ".join(sorted(set(endings)))
+    return (
+        f"{len(endings)} pictures ({kinds}) are left out, as their formats are not read: {', '.join(IMAGE_ENDINGS)} are",
+    )
 
 
 def one_form(name: str) -> str:

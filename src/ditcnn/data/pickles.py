@@ -38,7 +38,9 @@ def read_pickle(content: bytes) -> Any:
         Refused: It wants anything else; none of it has run.
         Exception: It is damaged, and raises whatever it does.
     """
-    return _finished(_Reader(io.BytesIO(content), encoding="latin1").load())
+    reader = _Reader(io.BytesIO(content), encoding="latin1")
+    reader.budget = 2 * len(content) + 2**20  # what is made of a file's text is as long; a memo could multiply it
+    return _finished(reader.load())
 
 
 class _Dtype:
@@ -144,12 +146,18 @@ class _Reader(_PurePython):  # type: ignore[misc]
     def load_reduce(self) -> None:
         arguments, function = self.stack.pop(), self.stack[-1]
         _expect(isinstance(function, _Maker) and isinstance(arguments, tuple), "call")
-        self.stack[-1] = function(*arguments)
+        self.stack[-1] = made = function(*arguments)
+        self._spend(len(made) if isinstance(made, bytes) else 0)
 
     def load_build(self) -> None:
         state, target = self.stack.pop(), self.stack[-1]
         _expect(isinstance(target, _Dtype | _Array | _Maker), "object")
         target.__setstate__(state)
+        self._spend(target.value.nbytes if isinstance(target, _Array) and target.value is not None else 0)
+
+    def _spend(self, size: int) -> None:
+        self.budget -= size
+        _expect(self.budget >= 0, "file")
 
     def load_bytearray8(self) -> None:
         size = int.from_bytes(self.read(8), "little")

@@ -19,8 +19,8 @@ from ditcnn.analysis.channel_moments import ChannelMoments
 from ditcnn.convert import quadratic_terms
 from ditcnn.data import ImageSet
 from ditcnn.data.batches import normalise
+from ditcnn.experiments.engine.training import TrainedModel, evaluate
 from ditcnn.layers import QuadraticForm2d
-from ditcnn.train import TrainedModel, evaluate
 
 __all__ = [
     "Removal",

@@ -2,40 +2,32 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import timm
 import torch
 
 from ditcnn.analysis.figures import line_style
 from ditcnn.cost import cost_of
-from ditcnn.experiments.context import Context
-from ditcnn.experiments.experiment import Budget, Cell, Experiment, Numbers, Plan, Row, Summary
-from ditcnn.experiments.record import markdown_table
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from ditcnn.experiments.engine.drawing import Figures, new_figure
+from ditcnn.experiments.engine.experiment import Budget, Cell, Context, Experiment, Numbers, Plan, Row, Summary
+from ditcnn.experiments.engine.tables import Block, Table
 
 __all__ = ["TABLE3"]
 
 PAPER = "Liu et al., NeurIPS 2024, Table 3"
 
-# Top-1 on ImageNet-1K at 224x224 in percent, and parameters in millions where the network is not built here.
-QUOTED: tuple[dict[str, Any], ...] = (
-    {"net": "Dit-ConvNeXt-T", "model": "dit_convnext_tiny", "top1": 82.6, "source": PAPER},
-    {"net": "Dit-ConvNeXt-S", "model": "dit_convnext_small", "top1": 83.6, "source": PAPER},
-    {"net": "Dit-ConvNeXt-B", "model": "dit_convnext_base", "top1": 84.2, "source": PAPER},
-    {"net": "ConvNeXt-T", "model": "convnext_tiny", "top1": 82.1, "source": PAPER},
-    {"net": "ConvNeXt-S", "model": "convnext_small", "top1": 83.1, "source": PAPER},
-    {"net": "ConvNeXt-B", "model": "convnext_base", "top1": 83.8, "source": PAPER},
-    {"net": "DeepMAD-29M", "millions": 29, "top1": 82.5, "source": "TinyNAS, README"},
-    {"net": "DeepMAD-50M", "millions": 50, "top1": 83.9, "source": "TinyNAS, README"},
-    {"net": "DeepMAD-89M", "millions": 89, "top1": 84.0, "source": "TinyNAS, README"},
-    {"net": "HorNet-T (7x7)", "top1": 82.8, "source": "HorNet, README"},
-    {"net": "HorNet-S (7x7)", "top1": 83.8, "source": "HorNet, README"},
-    {"net": "HorNet-B (7x7)", "top1": 84.2, "source": "HorNet, README"},
-    {"net": "QuadraNet, transformers, state-space models", "source": PAPER},
-)
+# Top-1 on ImageNet-1K at 224x224 in percent: of the networks that are built here, and of others with parameters in millions.
+QUOTED = {
+    "Dit-ConvNeXt": {"dit_convnext_tiny": 82.6, "dit_convnext_small": 83.6, "dit_convnext_base": 84.2},
+    "ConvNeXt": {"convnext_tiny": 82.1, "convnext_small": 83.1, "convnext_base": 83.8},
+}
+DEEPMAD = ((29, 82.5), (50, 83.9), (89, 84.0))  # TinyNAS, README
+HORNET = {"T": 82.8, "S": 83.8, "B": 84.2}  # HorNet, README
+_NAMED = {
+    model: (f"{family}-{size}", top1)
+    for family, models in QUOTED.items()
+    for size, (model, top1) in zip("TSB", models.items(), strict=True)
+}
 
 
 @dataclass(frozen=True)
@@ -46,7 +38,7 @@ class Settings:
 
 
 def _cells(plan: Plan[Settings]) -> list[Cell]:
-    return [{"model": f"{kind}{size}"} for kind in ("dit_convnext_", "convnext_") for size in plan.settings.sizes]
+    return [{"model": f"{kind}_{size}"} for kind in ("dit_convnext", "convnext") for size in plan.settings.sizes]
 
 
 def _run(cell: Cell, context: Context) -> Numbers:
@@ -57,61 +49,39 @@ def _run(cell: Cell, context: Context) -> Numbers:
 
 
 def _summarise(rows: Sequence[Row]) -> Summary:
-    quoted = {own["model"]: own for own in QUOTED if "model" in own}
-    nets = [
-        {
-            "net": quoted.get(row["model"], {}).get("net", row["model"]),
-            "top1": quoted.get(row["model"], {}).get("top1"),
-            "source": quoted.get(row["model"], {}).get("source", "not in the paper"),
-            "command": f"torchrun --nproc_per_node=8 -m ditcnn train imagenet --model {row['model']} --data DIR",
-            **row,
-        }
-        for row in rows
-    ]
-    return {"nets": nets, "others": [own for own in QUOTED if "model" not in own]}
+    return {"nets": rows}
 
 
-def _table(summary: Summary) -> str:
+def _table(summary: Summary) -> list[Block]:
     head = ["network", "parameters", "GMACs", "GMACs, symmetry used", "top-1 [%], quoted", "ours", "source"]
-    rows = [
-        [
-            own["net"], f"{own['parameters']:,}", f"{own['macs'] / 1e9:.2f}", f"{own['macs_executed'] / 1e9:.2f}",
-            "-" if own["top1"] is None else f"{own['top1']:.1f}", "not trained", own["source"],
-        ]
-        for own in summary["nets"]
-    ]  # fmt: skip
-    rows += [
-        [own["net"], f"{own['millions']}M" if "millions" in own else "-", "-", "-",
-         f"{own['top1']:.1f}" if "top1" in own else "not available as text", "-", own["source"]]
-        for own in summary["others"]
-    ]  # fmt: skip
-    commands = "\n".join(own["command"] for own in summary["nets"])
-    return "\n".join(
-        [
-            markdown_table(head, rows),
-            "",
-            "Parameters and multiplications are computed from shapes at 224x224 with 1,000 classes; GMACs count a term as",
-            "the paper does, O C^2 a position. What would train each network, 300 epochs on 8 GPUs as in the paper:",
-            "",
-            "```sh",
-            commands,
-            "```",
-        ]
-    )
+    rows = []
+    for own in summary["nets"]:
+        name, top1 = _NAMED.get(own["model"], (own["model"], None))
+        costs = [f"{own['parameters']:,}", f"{own['macs'] / 1e9:.2f}", f"{own['macs_executed'] / 1e9:.2f}"]
+        quoted = ["-", "not trained", "not in the paper"] if top1 is None else [f"{top1:.1f}", "not trained", PAPER]
+        rows.append([name, *costs, *quoted])
+    rows += [[f"DeepMAD-{size}M", f"{size}M", "-", "-", f"{top1:.1f}", "-", "TinyNAS, README"] for size, top1 in DEEPMAD]
+    rows += [[f"HorNet-{size} (7x7)", "-", "-", "-", f"{top1:.1f}", "-", "HorNet, README"] for size, top1 in HORNET.items()]
+    rows.append(["QuadraNet, transformers, state-space models", "-", "-", "-", "not available as text", "-", PAPER])
+    train = "torchrun --nproc_per_node=8 -m ditcnn train imagenet --model {} --data DIR"
+    commands = "\n".join(train.format(own["model"]) for own in summary["nets"])
+    return [
+        Table(head, rows, brief=(0, 1, 2, 4)),
+        "Parameters and multiplications are computed from shapes at 224x224 with 1,000 classes; GMACs count a term as\n"
+        "the paper does, O C^2 a position. What would train each network, 300 epochs on 8 GPUs as in the paper:",
+        f"```sh\n{commands}\n```",
+    ]
 
 
-def _draw(summary: Summary) -> "dict[str, Figure]":
-    from matplotlib.figure import Figure  # slow to import
-
-    figure = Figure(figsize=(4.6, 3.0))
-    axes = figure.subplots()
-    families = (
-        ("Dit-ConvNeXt", [n for n in summary["nets"] if n["model"].startswith("dit_")]),
-        ("ConvNeXt", [n for n in summary["nets"] if n["model"].startswith("convnext_")]),
-        ("DeepMAD", [n for n in summary["others"] if "millions" in n]),
-    )
-    for index, (name, own) in enumerate(families):
-        points = [(n["millions"] if "millions" in n else n["parameters"] / 1e6, n["top1"]) for n in own if n["top1"]]
+def _draw(summary: Summary, rows: Sequence[Row]) -> Figures:
+    figure, panels = new_figure(4.6, 3.0)
+    axes = panels[0, 0]
+    millions = {own["model"]: own["parameters"] / 1e6 for own in summary["nets"]}
+    families: dict[str, Sequence[tuple[float, float]]] = {
+        family: [(millions[model], top1) for model, top1 in models.items() if model in millions]
+        for family, models in QUOTED.items()
+    }
+    for index, (name, points) in enumerate((families | {"DeepMAD": DEEPMAD}).items()):
         axes.plot([x for x, _ in points], [y for _, y in points], label=name, **line_style(index))
     axes.set(xlabel="parameters [millions]", ylabel="ImageNet top-1 [%], quoted")
     axes.legend()

@@ -1,6 +1,7 @@
 """Modules built on the quadratic form."""
 
 from ditcnn.layers.conv import QuadraticConv2d, TermBeside, beside
+from ditcnn.layers.foreign import HasTerm, warn_of_parent
 from ditcnn.layers.form import QuadraticForm, QuadraticForm2d
 from ditcnn.layers.linear import QuadraticLinear
 from ditcnn.layers.norm import NORMS, Norm, SpatialLayerNorm
@@ -9,6 +10,7 @@ from ditcnn.layers.pixelwise import PixelwiseForm2d, PixelwiseTermBeside, beside
 
 __all__ = [
     "NORMS",
+    "HasTerm",
     "Norm",
     "PixelwiseForm2d",
     "PixelwiseTermBeside",
@@ -25,4 +27,5 @@ __all__ = [
     "beside",
     "beside_pixelwise",
     "check_pixelwise_place",
+    "warn_of_parent",
 ]

@@ -7,7 +7,9 @@ import torch.nn.functional as F
 from timm.layers.conv2d_same import Conv2dSame, Conv2dSameExport
 from timm.layers.padding import get_same_padding
 from torch import Tensor, nn
+from torch.fx import Proxy
 
+from ditcnn.layers.foreign import HasTerm, as_leaf, plain_or_blank
 from ditcnn.layers.form import QuadraticForm, QuadraticForm2d
 from ditcnn.layers.norm import Norm
 from ditcnn.ops import saturate
@@ -15,7 +17,7 @@ from ditcnn.ops import saturate
 __all__ = ["QuadraticConv2d", "TermBeside", "beside", "change_class", "pads_as_tensorflow"]
 
 
-class TermBeside:
+class TermBeside(HasTerm):
     r"""What turns a convolution's class into one with the term: :math:`y = \mathrm{conv}(x) + Q(x)`.
 
     Q is taken at the positions of x that the kernel's centre visits: for output (h, w) that is row
@@ -31,7 +33,11 @@ class TermBeside:
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the convolution plus the term, in the convolution's dtype."""
-        y: Tensor = super().forward(x)  # type: ignore[misc]
+        y: Tensor
+        if isinstance(x, Proxy):
+            y = as_leaf(self, x)
+            return y
+        y = super().forward(x)  # type: ignore[misc]
         return saturate(y + self.term(x, (y.shape[-2], y.shape[-1])), y.dtype)
 
     def term(self, x: Tensor, size: tuple[int, int]) -> Tensor:
@@ -54,7 +60,8 @@ class TermBeside:
 class QuadraticConv2d(TermBeside, nn.Conv2d):
     """``nn.Conv2d`` with the quadratic term of its input beside its output, zero at the start.
 
-    `TermBeside` says which positions the term is taken at.
+    `TermBeside` says which positions the term is taken at. ``type(layer)(...)`` is a plain ``nn.Conv2d``, as those want it
+    that build adapters by a layer's class.
 
     Args:
         in_channels, out_channels, kernel_size, kwargs: As in ``nn.Conv2d``.
@@ -82,6 +89,8 @@ class QuadraticConv2d(TermBeside, nn.Conv2d):
     ) -> None:
         super().__init__(in_channels, out_channels, kernel_size, *args, **kwargs)
         self.quadratic = _term_for(self, rank, norm, rate)
+        if type(self) is QuadraticConv2d:
+            self.__class__ = _class_beside(TermBeside, nn.Conv2d)  # type: ignore[assignment]
 
 
 def beside(conv: nn.Conv2d, *, rank: int | None = None, norm: Norm | None = None, rate: float = 1.0) -> None:
@@ -103,15 +112,16 @@ def change_class(conv: nn.Conv2d, mixin: type[TermBeside]) -> None:
     conv.__class__ = _class_beside(mixin, type(conv))
 
 
-_CLASSES: dict[tuple[type[TermBeside], type[nn.Conv2d]], type[nn.Conv2d]] = {(TermBeside, nn.Conv2d): QuadraticConv2d}
+_CLASSES: dict[tuple[type[TermBeside], type[nn.Conv2d]], type[nn.Conv2d]] = {}
 
 
 def _class_beside(mixin: type[TermBeside], plain: type[nn.Conv2d]) -> type[nn.Conv2d]:
     """Return the class with the term for a class of convolutions, always the same one."""
     if (mixin, plain) not in _CLASSES:
+        bases = (QuadraticConv2d,) if (mixin, plain) == (TermBeside, nn.Conv2d) else (mixin, plain)
         members = {"plain_class": plain, "mixin": mixin, "__module__": __name__, "__reduce__": _reduce}
-        name = f"{mixin.prefix}{plain.__name__}"
-        _CLASSES[mixin, plain] = type(name, (mixin, plain), members)
+        members["__new__"] = plain_or_blank
+        _CLASSES[mixin, plain] = type(f"{mixin.prefix}{plain.__name__}", bases, members)
     return _CLASSES[mixin, plain]
 
 

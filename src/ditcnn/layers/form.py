@@ -1,12 +1,15 @@
 """The quadratic form as a module: of vectors, and of feature maps."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 
+from ditcnn.layers.foreign import as_leaf
 from ditcnn.layers.norm import Norm, make_norm
+from ditcnn.layers.rates import watch_rate
 from ditcnn.ops import low_rank_form, quadratic_form
 
 __all__ = ["QuadraticForm", "QuadraticForm2d"]
@@ -66,6 +69,11 @@ class QuadraticForm(nn.Module):
             self.u = nn.Parameter(torch.empty(rank, in_features, **factory))
             self.v = nn.Parameter(torch.empty(out_features, rank, **factory))
         self.reset_parameters()
+        watch_rate(self, rate)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:  # of a copy, whose parameters are others
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        watch_rate(self, self.rate)
 
     def reset_parameters(self) -> None:
         """Set the form to zero."""
@@ -83,6 +91,8 @@ class QuadraticForm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the form of each vector."""
+        if isinstance(x, Proxy):
+            return cast(Tensor, as_leaf(self, x))
         return quadratic_form(x, self.weight) if self.rank is None else low_rank_form(x, self.u, self.v)
 
     def extra_repr(self) -> str:
@@ -134,14 +144,18 @@ class QuadraticForm2d(QuadraticForm):
     ) -> None:
         super().__init__(in_channels, out_channels, rank=rank, rate=rate, device=device, dtype=dtype)
         self.norm = make_norm(norm, in_channels, map_size, device=device, dtype=dtype)
+        watch_rate(self.norm, rate)
         self.spatial_transpose = spatial_transpose
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the form at every position."""
+        if isinstance(x, Proxy):
+            return cast(Tensor, as_leaf(self, x))
         if x.ndim not in (3, 4) or x.shape[-3] != self.in_features:
             raise ValueError(f"x must have shape [N, {self.in_features}, H, W]; got {list(x.shape)}.")
         z = self.norm(x if x.ndim == 4 else x[None]).reshape(x.shape)
-        y = super().forward(z.movedim(-3, -1)).movedim(-1, -3)
+        first, last = x.ndim - 3, x.ndim - 1  # the older ONNX exporter copies negative dimensions as they are
+        y = super().forward(z.movedim(first, last)).movedim(last, first)
         if not self.spatial_transpose:
             return y
         if x.shape[-2] != x.shape[-1]:

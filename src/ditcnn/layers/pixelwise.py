@@ -5,8 +5,10 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 from ditcnn.layers.conv import TermBeside, change_class, pads_as_tensorflow
+from ditcnn.layers.foreign import as_leaf
 from ditcnn.layers.form import QuadraticForm
 from ditcnn.ops import in_working_precision
 
@@ -51,6 +53,8 @@ class PixelwiseForm2d(QuadraticForm):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the form at every position; precision is handled as in `ditcnn.quadratic_form`."""
+        if isinstance(x, Proxy):
+            return cast(Tensor, as_leaf(self, x))
         if x.ndim != 4 or x.shape[1] != self.out_features:
             raise ValueError(f"x must have shape [N, {self.out_features}, H, W]; got {list(x.shape)}.")
         return in_working_precision(self._products, x, self.weight)

@@ -1,7 +1,6 @@
 """The quadratic form x'Ax at every position, and nothing else."""
 
 import functools
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -47,8 +46,8 @@ def quadratic_form(x: Tensor, weight: Tensor, *, backend: Backend = "auto") -> T
     than products a position (C^2), up to 65,536 products in all, or up to 127 positions with at most 8 million products,
     the plain form is faster and is taken, with these products in memory. The same input gives the same bits.
 
-    Derivatives of every mode and order are supported. Inside ``torch.func.grad``, ``jvp`` and their kin, in forward mode, and
-    where a model is exported or traced, the plain form is taken, with all products in memory.
+    Derivatives of every mode and order are supported. Inside ``torch.func.grad``, ``jvp`` and their kin, in forward mode,
+    and where a model is exported or traced, the plain form is taken, with all products in memory.
 
     Under autocast the form runs in bfloat16 where that is the autocast dtype. float16 is computed in float32: under autocast
     the result stays in it, outside it saturates at float16's largest number. Sums are float32, or float64 for float64.
@@ -75,7 +74,8 @@ def quadratic_form(x: Tensor, weight: Tensor, *, backend: Backend = "auto") -> T
     tensor([5.])
     """
     if has_torch_function_variadic(x, weight):  # a tracer's stand-in, which has no sizes to choose by
-        return cast(Tensor, handle_torch_function(quadratic_form, (x, weight), x, weight, backend=backend))
+        y: Tensor = handle_torch_function(quadratic_form, (x, weight), x, weight, backend=backend)
+        return y
     check_inputs(x, weight)
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}; got {backend!r}.")
@@ -118,6 +118,7 @@ def low_rank_form(x: Tensor, u: Tensor, v: Tensor) -> Tensor:
     tensor([  9., -18.])
     """
     if has_torch_function_variadic(x, u, v):
-        return cast(Tensor, handle_torch_function(low_rank_form, (x, u, v), x, u, v))
+        y: Tensor = handle_torch_function(low_rank_form, (x, u, v), x, u, v)
+        return y
     check_low_rank_shapes(x, u, v)
     return in_working_precision(low_rank_products, x, u, v)

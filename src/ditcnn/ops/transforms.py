@@ -13,12 +13,14 @@ __all__ = ["brings_many", "op_has_no_rule", "refuse_transform"]
 _WITH_RULE = (TransformType.Vmap, TransformType.Functionalize)
 
 
-@torch.compiler.assume_constant_result  # dynamo sets the levels while it traces, and guards on them
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def op_has_no_rule() -> bool:
     """Say whether a forward-mode level or a transform as ``torch.func.grad`` is active, where the op would be wrong.
 
     A dual number that enters a custom op comes out without its tangent, and with no error; and functorch's grad cannot look
     into one. Plain operations have all rules.
+
+    A constant to dynamo, which sets the levels while it traces and guards on them.
     """
     if forward_ad._current_level >= 0:
         return True

@@ -17,6 +17,8 @@ class NamedRecipe:
     data: Literal["digits", "cifar10", "cifar100", "photographs"]
     recipe: Recipe
     about: str
+    upright: bool = True
+    """Turn images by their EXIF orientation; published ImageNet figures are of images as they are stored."""
 
     @property
     def streamed(self) -> bool:
@@ -118,8 +120,8 @@ RECIPES = {
     "cifar10-warmup": NamedRecipe("cifar10", _WARMUP, "10 epochs, with a warm-up"),
     "cifar100-warmup": NamedRecipe("cifar100", _WARMUP, "10 epochs, with a warm-up"),
     "photos": NamedRecipe("photographs", _PHOTOS, "a few hundred photographs; with --pretrained, fine-tuning"),
-    "imagenet": NamedRecipe("photographs", _IMAGENET, "the paper's, 300 epochs; alone or under torchrun"),
-    "imagenet-finetune": NamedRecipe("photographs", _FINETUNE, "from --pretrained weights, 30 epochs"),
+    "imagenet": NamedRecipe("photographs", _IMAGENET, "the paper's, 300 epochs; alone or under torchrun", upright=False),
+    "imagenet-finetune": NamedRecipe("photographs", _FINETUNE, "from --pretrained weights, 30 epochs", upright=False),
 }
 
 _DEEP = ("resnet56", "resnet110")  # of every family: rivals train as the paper's networks do

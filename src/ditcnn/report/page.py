@@ -82,8 +82,8 @@ def write_report(paths: Sequence[Path], out: Path, data: Path | None = None) -> 
 def _refuse_other_file(out: Path) -> None:
     if not out.parent.is_dir():
         raise InputError(f"--out {out}: there is no folder {out.parent}.")
-    if out.is_dir():
-        raise InputError(f"--out {out} is a folder; name an HTML file.")
+    if out.exists() and not out.is_file():
+        raise InputError(f"--out {out} is a folder, a pipe or a device; name an HTML file.")
     if out.exists() and not out.read_bytes().startswith(MARK.encode()):
         raise InputError(f"--out {out} is there already and is no report of ditcnn; name another file.")
 

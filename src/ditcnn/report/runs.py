@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ditcnn.recipes import Recipe
+from ditcnn.system.documents import read_json, read_yaml
 from ditcnn.system.errors import InputError
+from ditcnn.system.text import one_line
 from ditcnn.train import RunFolder
 from ditcnn.train.metrics import read_metrics
 
@@ -59,7 +59,9 @@ class Run:
         """Top-1 in percent of a finished run on these images; on ``val`` that of the model it saved, average or not."""
         if self.result is None:
             return None
-        value: float = self.result["val_ema_top1" if self.result.get("model") == "ema" else f"{self.result_on}_top1"]
+        value: float | None = self.result.get(
+            "val_ema_top1" if self.result.get("model") == "ema" else f"{self.result_on}_top1"
+        )
         return value
 
 
@@ -96,17 +98,42 @@ def read_run(path: Path) -> Run:
     if not folder.config.exists():
         raise InputError(f"{path} holds no run: there is no config.yaml in it.")
     try:
-        settings = yaml.safe_load(folder.config.read_text())
-        lines = read_metrics(folder.metrics) if folder.metrics.exists() else []
-        launches = json.loads(folder.environment.read_bytes())["launches"] if folder.environment.exists() else []
+        settings = read_yaml(folder.config)
+        lines = read_metrics(folder.metrics) if folder.metrics.is_file() else []
+        launches = read_json(folder.environment)["launches"] if folder.environment.exists() else []
         failed = folder.failure()
-        if not isinstance(settings, dict) or not all(isinstance(line, dict) and "epoch" in line for line in lines):
-            raise ValueError("a file of it has another form")
-    except (ValueError, LookupError, TypeError, yaml.YAMLError) as error:
-        raise InputError(f"{path} holds a damaged run: {' '.join(str(error).split())}.") from None
+        _check(settings, lines, launches)
+    except (InputError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(f"{path} holds a damaged run: {one_line(error).rstrip('.')}.") from None
     results = [line for line in lines if line.get("final")]
     epochs = tuple(line for line in lines if not line.get("final"))
     return Run(folder, settings, epochs, results[-1] if results else None, failed, tuple(launches))
+
+
+def _check(settings: Any, lines: Sequence[Any], launches: Any) -> None:
+    """Raise `ValueError` unless the files of a run hold values of the kinds that are shown and counted with."""
+    plain = (str, int, float, type(None))
+    if not isinstance(settings, dict) or not all(isinstance(name, str) for name in settings):
+        raise ValueError("config.yaml must hold settings as 'name: value' lines")
+    for name, value in settings.items():
+        if not all(isinstance(part, plain) for part in (value if isinstance(value, list) else [value])):
+            raise ValueError(f"{name} in config.yaml is neither text, a number, nor a list of them")
+    if type(settings.get("seed", 0)) is not int:
+        raise ValueError(f"seed in config.yaml must be a whole number; it is {settings['seed']!r}")
+    for name in ("data", "recipe", "model", "protocol"):
+        if not isinstance(settings.get(name), str | None):
+            raise ValueError(f"{name} in config.yaml must be text; it is {settings[name]!r}")
+    for line in lines:
+        if not isinstance(line, dict) or type(line.get("epoch")) is not int:
+            raise ValueError("a line of metrics.jsonl is not that of an epoch")
+        for name, value in line.items():
+            counted = name == "seconds" or name.endswith(("_loss", "_top1", "_top5"))
+            if counted and (isinstance(value, bool) or not isinstance(value, int | float)):
+                raise ValueError(f"{name} in metrics.jsonl must be a number; it is {value!r}")
+    if not isinstance(launches, list) or not all(isinstance(launch, dict) for launch in launches):
+        raise ValueError("env.json must hold a list of launches")
+    if not all(isinstance(launch.get("commit"), str | None) for launch in launches):
+        raise ValueError("a commit in env.json is no text")
 
 
 def group_runs(runs: Sequence[Run]) -> tuple[list[Group], dict[str, list[Any]]]:

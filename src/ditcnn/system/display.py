@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from ditcnn.system.text import visible
+
 __all__ = ["Display", "duration"]
 
 SECONDS_A_LINE = 30.0
@@ -84,11 +86,12 @@ class Display:
 
     def say(self, message: str) -> None:
         """Print a line."""
-        self._progress.console.print(self._words(message), markup=False, emoji=False)
+        self._progress.console.print(self._words(visible(message)), markup=False, emoji=False)
 
     def warn(self, message: str) -> None:
         """Print a warning."""
-        self._progress.console.print(self._words(f"warning: {message}"), style="yellow", markup=False, emoji=False)
+        text = self._words(f"warning: {visible(message)}")
+        self._progress.console.print(text, style="yellow", markup=False, emoji=False)
 
     def alert(self, message: str) -> None:
         """Print a warning in any case: of what only this process knows."""

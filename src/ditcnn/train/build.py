@@ -1,20 +1,19 @@
 """A model for images of a given shape, fresh or from another model's weights."""
 
-import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
-from safetensors import SafetensorError
 from timm.models import PretrainedCfg, resolve_model_input_args
 from torch import nn
 
-from ditcnn.system.errors import InputError, nearest
+from ditcnn.system.errors import InputError
+from ditcnn.system.text import one_line
+from ditcnn.train.saved import as_folder, check_name, read_config, registered
 
-__all__ = ["arguments_of", "build_model", "images_of"]
+__all__ = ["arguments_of", "build_model", "fresh_model", "images_of", "input_shape"]
 
 _OF_THE_DATA = ("num_classes", "in_chans", "img_size")  # arguments that the images decide
 
@@ -36,6 +35,7 @@ def build_model(
     Raises:
         InputError: The model does not take these arguments, images or weights.
     """
+    check_name(name)
     start, own = _weights(pretrained, name) if pretrained else ({}, {})
     model_kwargs = own | model_kwargs
     try:
@@ -45,12 +45,52 @@ def build_model(
         with torch.no_grad():
             model(torch.zeros(1, *image_shape))
         model.train()
-    except (TypeError, ValueError, RuntimeError, AssertionError, SafetensorError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # what a model makes of arguments and weights can be anything
         size = "x".join(map(str, image_shape[1:]))
         weights = f" and the weights of {pretrained}" if pretrained else ""
-        reason = " ".join(str(error).split())
-        raise InputError(f"model {name} with {model_kwargs or 'its defaults'}{weights} on {size} images: {reason}") from None
+        told = f"model {name} with {model_kwargs or 'its defaults'}{weights} on {size} images: {one_line(error)}"
+        raise InputError(told) from None
     return model
+
+
+def input_shape(name: str, arguments: Mapping[str, Any], image_size: int | None = None) -> tuple[int, int, int]:
+    """Return (C, H, W) of the images that a model is for, or of the size that is asked for.
+
+    Raises:
+        InputError: There is no such model.
+    """
+    if (folder := as_folder(name)) is not None:
+        channels, height, width = read_config(folder)["pretrained_cfg"]["input_size"]
+    else:
+        cfg = registered(name, arguments)
+        channels, height, width = (3, 224, 224) if cfg is None else cfg.input_size
+    channels = arguments.get("in_chans", channels)
+    return (channels, height, width) if image_size is None else (channels, image_size, image_size)
+
+
+def fresh_model(name: str, arguments: Mapping[str, Any], image_shape: tuple[int, int, int]) -> nn.Module:
+    """Return the model with fresh weights, as many classes as its name or its folder says.
+
+    Raises:
+        InputError: There is no such model, or it does not take the arguments or images.
+    """
+    wanted = dict(arguments)
+    if (folder := as_folder(name)) is not None:
+        config = read_config(folder)
+        if config["architecture"] is None:
+            raise InputError(
+                f"{folder} holds weights of {config.get('module', 'a module of your own')}, which only its code builds."
+            )
+        own = {
+            key: value for key, value in (config.get("model_args") or {}).items() if key not in ("num_classes", "in_chans")
+        }
+        classes = wanted.pop("num_classes", config["num_classes"])
+        return build_model(config["architecture"], image_shape, classes, **(own | wanted))
+    cfg = registered(name, arguments)
+    classes = wanted.pop("num_classes", 1000 if cfg is None else cfg.num_classes)
+    return build_model(name, image_shape, classes, **wanted)
 
 
 def arguments_of(pretrained: str, name: str) -> dict[str, Any]:
@@ -71,10 +111,8 @@ def images_of(pretrained: str) -> dict[str, Any]:
     Raises:
         InputError: There are no such weights, or their config.json is damaged.
     """
-    if not (folder := Path(pretrained)).is_dir():
-        return _as_images(vars(_named(pretrained)))
-    with _config_of(folder) as config:
-        return _as_images(config["pretrained_cfg"])
+    folder = Path(pretrained)
+    return _as_images(_config_of(folder)["pretrained_cfg"] if folder.is_dir() else vars(_named(pretrained)))
 
 
 def _as_images(cfg: dict[str, Any]) -> dict[str, Any]:
@@ -94,32 +132,30 @@ def _weights(source: str, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _named(source: str) -> PretrainedCfg:
-    if not timm.is_model(source):
-        hint = nearest(source, timm.list_pretrained())
-        raise InputError(f"`pretrained` {source}: no such folder, and no model of timm's registry.{hint}")
-    cfg = timm.get_pretrained_cfg(source)
+    try:
+        cfg = registered(source)
+    except InputError as error:
+        raise InputError(f"`pretrained` {error}") from None
     if cfg is None or not cfg.has_weights:
         raise InputError(f"`pretrained` {source}: there are no weights of that name. List them: timm.list_pretrained().")
     return cfg
 
 
-@contextmanager
-def _config_of(folder: Path) -> Iterator[dict[str, Any]]:
-    """Give a folder's config.json; tell what it lacks."""
+def _config_of(folder: Path) -> dict[str, Any]:
     try:
-        yield json.loads((folder / "config.json").read_bytes())
-    except FileNotFoundError:
-        raise InputError(f"`pretrained` {folder}: it holds no trained model (config.json and model.safetensors).") from None
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise InputError(f"`pretrained` {folder}: its config.json is damaged: {error}") from None
+        return read_config(folder)
+    except InputError as error:
+        raise InputError(f"`pretrained` {error}") from None
 
 
 def _weights_of_folder(folder: Path, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    with _config_of(folder) as config:
-        cfg = config["pretrained_cfg"] | {"num_classes": config["num_classes"], "source": "local-dir", "file": str(folder)}
-        if config["architecture"].split(".")[0] == name:
-            known = {key: value for key, value in cfg.items() if key in PretrainedCfg.__dataclass_fields__}
-            own = {key: value for key, value in config.get("model_args", {}).items() if key not in _OF_THE_DATA}
-            return {"pretrained": True, "pretrained_cfg": known}, own
-        given = {key: cfg[key] for key in ("source", "file", "num_classes", "input_size")}
-        return {"pretrained": True, "pretrained_cfg_overlay": given}, {}
+    config = _config_of(folder)
+    if config["architecture"] is None:
+        raise InputError(f"`pretrained` {folder} holds weights of a module of your own: load them into it, and train that.")
+    cfg = config["pretrained_cfg"] | {"num_classes": config["num_classes"], "source": "local-dir", "file": str(folder)}
+    if config["architecture"].split(".")[0] == name:
+        known = {key: value for key, value in cfg.items() if key in PretrainedCfg.__dataclass_fields__}
+        own = {key: value for key, value in (config.get("model_args") or {}).items() if key not in _OF_THE_DATA}
+        return {"pretrained": True, "pretrained_cfg": known}, own
+    given = {key: cfg[key] for key in ("source", "file", "num_classes", "input_size")}
+    return {"pretrained": True, "pretrained_cfg_overlay": given}, {}

@@ -19,16 +19,16 @@ from ditcnn.recipes import OWN, RECIPES, Recipe
 from ditcnn.system.devices import choose_device
 from ditcnn.system.display import Display
 from ditcnn.system.environment import record_launch
-from ditcnn.system.errors import InputError, ToldElsewhere, reason
+from ditcnn.system.errors import Diverged, InputError, ToldElsewhere, reason
 from ditcnn.system.failures import explained
 from ditcnn.system.processes import Processes
 from ditcnn.system.signals import Stopped
 from ditcnn.train.build import build_model
-from ditcnn.train.export import save_model
 from ditcnn.train.folder import RunFolder
 from ditcnn.train.inputs import Data, Inputs, named_data, open_inputs
 from ditcnn.train.matching import match_recipe
 from ditcnn.train.metrics import read_metrics
+from ditcnn.train.saved import save_model
 from ditcnn.train.settings import (
     DEFAULTS,
     FIELDS,
@@ -58,12 +58,14 @@ class Result:
         folder: The run's folder, which `ditcnn.load`, `ditcnn eval`, `predict` and `report` read.
         history: The metrics, a dict an epoch.
         summary: The result's line: accuracies in percent, and what they were selected on.
+        signum: A signal that asked to stop when the run was all but done.
     """
 
     model: nn.Module
     folder: Path
     history: list[dict[str, Any]]
     summary: dict[str, Any]
+    signum: int | None = None
 
 
 @dataclass(frozen=True)
@@ -355,10 +357,11 @@ def _run(planned: Plan, processes: Processes, display: Display, callbacks: Seque
         "crop_pct": inputs.evaluation.crop_pct,
         "crop_mode": inputs.evaluation.crop_mode,
         "interpolation": inputs.evaluation.interpolation,
+        "exif_orientation": inputs.upright,
     }
 
-    def export(model: nn.Module) -> None:
-        save_model(model, path, classes=inputs.classes, data_config=config, own_module=recipe.own_module)
+    def export(model: nn.Module) -> list[str]:
+        return save_model(model, path, classes=inputs.classes, data_config=config)
 
     trainer = processes.on_all(
         lambda: Trainer(
@@ -394,6 +397,10 @@ def _run(planned: Plan, processes: Processes, display: Display, callbacks: Seque
         except Stopped as stop:
             processes.leave()
             raise Stopped(stop.signum, f"checkpoint saved; go on with: {_command(path, processes)}") from None
+        except Diverged:
+            if trainer.stop.signum is not None:  # the wish to stop came first
+                raise Stopped(trainer.stop.signum, "the run had broken off") from None
+            raise
         except ToldElsewhere as told:
             if isinstance(told.error, Stopped):
                 processes.leave()
@@ -402,10 +409,10 @@ def _run(planned: Plan, processes: Processes, display: Display, callbacks: Seque
             raise InputError(
                 f"{reason(error)}. The newest checkpoint stands; go on with --resume when that is mended."
             ) from None
+    history = [line for line in trainer.lines if not line.get("final")]
     chosen = planned.model
-    if trainer.chosen_weights is not None:
-        chosen.load_state_dict(trainer.chosen_weights)
-    return Result(chosen.eval(), path, [line for line in trainer.lines if not line.get("final")], summary)
+    chosen.load_state_dict(trainer.weights)
+    return Result(chosen.eval(), path, history, summary, trainer.stop.signum)
 
 
 def _of_model(model: str, key: str, default: Any) -> Any:

@@ -41,6 +41,7 @@ class Inputs:
         classes: Names of the classes.
         digest: A text that tells the images from others.
         evaluation: How images are brought to their size where they are evaluated; for images of one size, nothing to do.
+        upright: Whether they are turned by their EXIF orientation.
         summary: Their counts, in words.
     """
 
@@ -50,6 +51,7 @@ class Inputs:
     classes: tuple[str, ...]
     digest: str
     evaluation: EvalTransform
+    upright: bool
     summary: str
 
 
@@ -120,7 +122,6 @@ def open_inputs(
     evaluation = EvalTransform(
         shape[1] if shape[1] == shape[2] else (shape[1], shape[2]),
         crop_pct=recipe.crop_pct,
-        crop_mode="center" if streamed else "squash",
         interpolation=interpolation,
         mean=recipe.mean if len(recipe.mean) == 3 else (0.5, 0.5, 0.5),
     )
@@ -139,7 +140,9 @@ def open_inputs(
     counts = f"{len(trained)} training images, {len(selection.watched)} {selection.name}"
     if tested is not None and tested is not selection.watched:
         counts += f", {len(tested)} test"
-    return Inputs(recipe, trained, selection, parts.classes, digest, evaluation, f"{counts}, {len(parts.classes)} classes")
+    upright = parts.train.upright if isinstance(parts.train, ImageSource) else True  # as memory sets are read
+    summary = f"{counts}, {len(parts.classes)} classes"
+    return Inputs(recipe, trained, selection, parts.classes, digest, evaluation, upright, summary)
 
 
 def _held_out(whole: Part) -> tuple[Part, Part]:
@@ -189,8 +192,9 @@ def _open_set(data: Any, recipe: Recipe, name: str | None, processes: Processes)
     if isinstance(data, ImageData):
         return _in_memory(data, recipe, "the images")
     if kind == "photographs" or (kind is None and not holds_small_images(data)):
-        train = processes.on_all(lambda: open_source(data, "train"))
-        other = processes.on_all(lambda: open_source(data, "val", classes=train.classes))
+        upright = name is None or RECIPES[name].upright
+        train = processes.on_all(lambda: open_source(data, "train", upright=upright))
+        other = processes.on_all(lambda: open_source(data, "val", classes=train.classes, upright=upright))
         last = recipe.protocol == "last"
         val, test = (other, None) if last else (None, other)
         return _Parts(train, val, test, train.classes, train.where, notes=tuple(dict.fromkeys((*train.notes, *other.notes))))
@@ -220,11 +224,11 @@ def _open_part(data: Data, part: str, processes: Processes) -> Part | None:
 
 def _named_part(data: str | Path, part: str) -> ImageSource:
     try:
-        return open_source(data, "train" if part == "train" else "val")
+        return open_source(data, "train" if part == "train" else "val", upright=True)
     except InputError:
         if part != "train":
             raise
-        return open_source(data, "val")  # class folders that stand alone
+        return open_source(data, "val", upright=True)  # class folders that stand alone
 
 
 def _digest(parts: _Parts) -> str:

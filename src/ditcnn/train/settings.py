@@ -6,12 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import Field
 from timm.optim import get_optimizer_info
 
 from ditcnn.recipes import RECIPES, Recipe, make_recipe
 from ditcnn.recipes.settings import settings
+from ditcnn.system.documents import read_yaml
 from ditcnn.system.errors import InputError, nearest
 from ditcnn.train.build import arguments_of, images_of
 from ditcnn.train.checkpoint import of_first_edition
@@ -31,7 +31,6 @@ __all__ = [
 
 FIELDS = tuple(field.name for field in dataclasses.fields(Recipe))
 EDITION = 2  # of config.yaml; the first had no number
-MOST_BYTES = 1_000_000
 
 
 @settings
@@ -55,17 +54,9 @@ def read_settings(path: Path) -> dict[str, Any]:
         InputError: The file cannot be read, or has a key that is unknown.
     """
     try:
-        with path.open("rb") as file:
-            content = file.read(MOST_BYTES + 1)
-        if len(content) > MOST_BYTES:
-            raise InputError(f"{path} is too large for settings.")
-        found: Any = yaml.safe_load(content)
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}.") from None
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
-        raise InputError(f"{path} is not YAML: {' '.join(str(error).split())[:200]}.") from None
-    except RecursionError:
-        raise InputError(f"{path} is not YAML of settings: it is nested too deep.") from None
+        found = read_yaml(path)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file.") from None
     if not isinstance(found, dict):
         raise InputError(f"{path} must hold settings as 'name: value' lines.")
     for name in found:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ditcnn.data.decoding import MAX_IMAGE_BYTES, BadImage
 from ditcnn.data.files import Walk, read_file
-from ditcnn.data.names import IMAGE_ENDINGS, classes_by_folder, is_image, is_junk
+from ditcnn.data.names import IMAGE_ENDINGS, classes_by_folder, is_image, is_junk, unread_pictures
 from ditcnn.data.stream.source import FileSource, labelled
 from ditcnn.system.errors import InputError
 
@@ -22,12 +22,13 @@ class FolderSource(FileSource):
 
     def __init__(self, folder: Path, classes: Sequence[str] | None = None) -> None:
         walk = Walk(folder)
-        names = [name for name in walk.files() if is_image(name)]
+        files = list(walk.files())
+        names = [name for name in files if is_image(name)]
         _, class_names = classes_by_folder(str(folder), names)
         _refuse_empty(folder, {name.partition("/")[0] for name in names})
         order, labels, known = labelled(str(folder), list(zip(names, class_names, strict=True)), classes)
         super().__init__(str(folder), [names[i] for i in order], labels, known)
-        self.notes = walk.notes
+        self.notes = walk.notes + unread_pictures(files)
 
     def content(self, index: int) -> bytes:
         """Return an image's undecoded bytes."""

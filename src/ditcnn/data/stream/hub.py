@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from timm.data.readers import create_reader
 
+from ditcnn.data.decoding import in_words
 from ditcnn.data.names import natural_key
 from ditcnn.data.stream.source import FileSource
 from ditcnn.system.errors import InputError
@@ -102,5 +103,6 @@ def _open(name: str, splits: Sequence[str], image_column: str, label_column: str
                 reason = error
                 break
             reason = reason or error
-    text = " ".join(str(reason).split())
-    raise InputError(f"hfds/{name}: {text} (It needs columns {image_column} and {label_column}; {_WAY_OUT})") from None
+    raise InputError(
+        f"hfds/{name}: {in_words(reason)}. (It needs columns {image_column} and {label_column}; {_WAY_OUT})"
+    ) from None

@@ -7,7 +7,7 @@ import numpy as np
 
 from ditcnn.data.archives import Member, list_archive, read_member
 from ditcnn.data.decoding import MAX_IMAGE_BYTES, BadImage
-from ditcnn.data.names import IMAGE_ENDINGS, classes_by_folder, is_image
+from ditcnn.data.names import IMAGE_ENDINGS, classes_by_folder, is_image, unread_pictures
 from ditcnn.data.stream.source import FileSource, labelled
 from ditcnn.system.errors import InputError
 
@@ -89,5 +89,5 @@ def listed_images(archives: Sequence[Path], *, named: bool = False) -> tuple[lis
         if not images:
             raise InputError(f"{archive} holds no images ({', '.join(IMAGE_ENDINGS)}).")
         found += images
-        notes += listing.notes
+        notes += listing.notes + unread_pictures(m.name for m in listing.members)
     return found, notes

@@ -1,0 +1,1 @@
+"""Images whose classes differ in correlation alone."""

@@ -1,0 +1,1 @@
+"""Figure 1: one quadratic neuron on two normal classes."""

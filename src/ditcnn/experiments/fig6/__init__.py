@@ -1,0 +1,1 @@
+"""Figure 6: eigenvectors of covariances beside those of A."""

@@ -1,0 +1,1 @@
+"""Comparisons of trained networks: each lists its arms, pairs and columns, and says what came out."""
