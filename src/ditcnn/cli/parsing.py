@@ -77,8 +77,9 @@ def flag(name: str) -> str:
 
 
 def given(name: str, argv: Sequence[str]) -> bool:
-    """Say whether a command line sets a field."""
-    return any(word.partition("=")[0].replace("_", "-") == flag(name) for word in argv)
+    """Say whether a command line sets a field; ``--no-flip`` sets ``flip``."""
+    own = (flag(name), flag(f"no_{name}"))
+    return any(word.partition("=")[0].replace("_", "-") in own for word in argv)
 
 
 def with_flags(message: str) -> str:

@@ -135,9 +135,9 @@ def _named(source: str) -> PretrainedCfg:
     try:
         cfg = registered(source)
     except InputError as error:
-        raise InputError(f"--pretrained {error}") from None
+        raise InputError(f"`pretrained` {error}") from None
     if cfg is None or not cfg.has_weights:
-        raise InputError(f"--pretrained {source}: there are no weights of that name. List them: timm.list_pretrained().")
+        raise InputError(f"`pretrained` {source}: there are no weights of that name. List them: timm.list_pretrained().")
     return cfg
 
 
@@ -145,13 +145,13 @@ def _config_of(folder: Path) -> dict[str, Any]:
     try:
         return read_config(folder)
     except InputError as error:
-        raise InputError(f"--pretrained {error}") from None
+        raise InputError(f"`pretrained` {error}") from None
 
 
 def _weights_of_folder(folder: Path, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     config = _config_of(folder)
     if config["architecture"] is None:
-        raise InputError(f"--pretrained {folder} holds weights of a module of your own: load them into it, and train that.")
+        raise InputError(f"`pretrained` {folder} holds weights of a module of your own: load them into it, and train that.")
     cfg = config["pretrained_cfg"] | {"num_classes": config["num_classes"], "source": "local-dir", "file": str(folder)}
     if config["architecture"].split(".")[0] == name:
         known = {key: value for key, value in cfg.items() if key in PretrainedCfg.__dataclass_fields__}

@@ -50,7 +50,7 @@ def load_newest(folder: RunFolder, warn: Callable[[str], None]) -> tuple[dict[st
             warn(f"{path} is damaged ({error}); trying the one before.")
     if damaged:
         raise InputError(
-            f"no checkpoint in {folder.path} can be read: {', '.join(damaged)} damaged. Start again with another --out."
+            f"no checkpoint in {folder.path} can be read: {', '.join(damaged)} damaged. Start again with another `out`."
         )
     return None
 

@@ -42,7 +42,9 @@ from ditcnn.train.settings import (
     resolve,
     with_weights,
 )
+from ditcnn.train.sources import Cut, MemorySource
 from ditcnn.train.trainer import Callback, Trainer
+from ditcnn.train.trial import check_step
 
 __all__ = ["Plan", "Result", "fit", "plan"]
 
@@ -203,12 +205,18 @@ def plan(
         skip_bad_images=beside.skip_bad_images,
         display=display,
     )  # fmt: skip
+    idle = [field for field in ("workers", "skip_bad_images") if asked[field]]
+    if idle and isinstance(inputs.train, MemorySource):
+        raise processes.agreed(InputError(f"`{idle[0]}` has no effect on images in memory; leave it out."))
     if not resolved.new and folder is not None:
         run = RunFolder(folder)
         begun = processes.on_first(lambda: run.last.exists() or run.previous.exists())
     else:
         begun = False
     network = processes.on_all(lambda: _network(model, inputs, begun))
+    if not begun:
+        cut = processes.on_all(lambda: Cut.of(inputs.recipe, processes.rank, processes.size))
+        processes.on_all(lambda: check_step(network, inputs.recipe, inputs.train, cut, place))
     return Plan(name, inputs.recipe, inputs, network, named_data(train), beside, folder, resolved.new, place)
 
 
@@ -245,7 +253,8 @@ def _resolve(
     below = {**in_config, **(stored or {})}
     name = _name(recipe, in_config.get("recipe"), (stored or {}).get("recipe"))
     if name is None and not isinstance(recipe, Recipe):
-        name = match_recipe(train if train is not None else below.get("data"), display.say)
+        images = train if train is not None else below.get("data")
+        name = "digits" if images is None and in_config else match_recipe(images, display.say)
     own = _own_name(model) if isinstance(model, nn.Module) else model
     layers = [_of_recipe(stored or {}), _of_recipe(in_config), settings | ({} if own is None else {"model": own})]
     named = next((layer["model"] for layer in reversed(layers) if "model" in layer), None)
@@ -360,8 +369,8 @@ def _run(planned: Plan, processes: Processes, display: Display, callbacks: Seque
         "exif_orientation": inputs.upright,
     }
 
-    def export(model: nn.Module) -> None:
-        save_model(model, path, classes=inputs.classes, data_config=config)
+    def export(model: nn.Module) -> list[str]:
+        return save_model(model, path, classes=inputs.classes, data_config=config)
 
     try:
         trainer = processes.on_all(
@@ -412,8 +421,7 @@ def _run(planned: Plan, processes: Processes, display: Display, callbacks: Seque
             ) from None
     history = [line for line in trainer.lines if not line.get("final")]
     chosen = planned.model
-    if trainer.chosen_weights is not None:
-        chosen.load_state_dict(trainer.chosen_weights)
+    chosen.load_state_dict(trainer.weights)
     return Result(chosen.eval(), path, history, summary, trainer.stop.signum)
 
 

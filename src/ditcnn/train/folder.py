@@ -69,7 +69,7 @@ class RunFolder:
     def refuse_run(self) -> None:
         """Raise `InputError` if the folder holds a run: none is overwritten."""
         if self.holds_run():
-            raise InputError(f"{self.path} holds a run. Continue it with --resume, or name another folder with --out.")
+            raise InputError(f"{self.path} holds a run. Continue it with `resume`, or name another `out`.")
 
     def create(self, settings: dict[str, Any]) -> None:
         """Write the settings into the folder.

@@ -131,8 +131,6 @@ def _arranged(
         parts = replace(parts, train=kept, whole=whole)
     recipe = _with_statistics(recipe, parts, given, display.say)
     streamed = not isinstance(parts.train, ImageSet)
-    if skip_bad_images and not streamed:
-        raise InputError("`skip_bad_images` has no effect on images in memory; leave it out.")
     if streamed:
         size = recipe.img_size or (None if parts.size else size_of_model())
         shape = parts.size if size is None and parts.size is not None else (3, size or 0, size or 0)

@@ -62,6 +62,9 @@ def read_settings(path: Path) -> dict[str, Any]:
     for name in found:
         if name not in KNOWN:
             raise InputError(f"{path} has an unknown key {str(name)!r}.{nearest(str(name), KNOWN)}")
+    for name in ("recipe", "data"):
+        if not isinstance(found.get(name), str | None):
+            raise InputError(f"{path}: {name} must be text; got {str(found[name])[:80]}.")
     edition = found.pop("edition", 1)
     named = RECIPES.get(str(found.get("recipe", "digits")))
     if edition == 1 and named is not None and ("scale" in found or named.streamed):
