@@ -163,6 +163,8 @@ def _print_result(result: "Result", recipe: str | None) -> None:
             print(f"test accuracy   {line['test_top1']:.2f}% ({chosen})")
         else:
             print(chosen)
+    for part in [key.removesuffix("_views_top1") for key in line if key.endswith("_views_top1")]:
+        print(f"with {line['views']} views    {line[f'{part}_views_top1']:.2f}% on {part}")
     print(f"run folder      {result.folder}")
     if recipe == "digits":
         from ditcnn.train.fit import program

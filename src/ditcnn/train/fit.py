@@ -7,7 +7,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import timm
 import torch
 from torch import nn
 
+from ditcnn.data.batches import normalise
 from ditcnn.data.stream.workers import end_if_importing_main
 from ditcnn.recipes import OWN, RECIPES, Recipe
 from ditcnn.system.devices import choose_device
@@ -29,6 +30,7 @@ from ditcnn.train.folder import RunFolder
 from ditcnn.train.inputs import Data, Inputs, named_data, open_inputs
 from ditcnn.train.matching import match_recipe
 from ditcnn.train.metrics import read_metrics
+from ditcnn.train.precision import choose_precision
 from ditcnn.train.saved import save_model
 from ditcnn.train.settings import (
     DEFAULTS,
@@ -82,6 +84,7 @@ class Plan:
     beside: Beside
     folder: Path | None  # None: a new one below runs/
     new: bool
+    fresh: bool  # neither a checkpoint nor other weights are loaded
     device: torch.device
 
 
@@ -196,6 +199,8 @@ def plan(
             )
         )
     place = processes.on_all(lambda: processes.own_device(choose_device(beside.device)))
+    precision = processes.on_first(lambda: choose_precision(wanted.precision, place, display.say, display.warn))
+    wanted = replace(wanted, precision=precision)
     inputs = open_inputs(
         train, val, test, wanted, name, resolved.given,
         processes=processes,
@@ -217,7 +222,8 @@ def plan(
     if not begun:
         cut = processes.on_all(lambda: Cut.of(inputs.recipe, processes.rank, processes.size))
         processes.on_all(lambda: check_step(network, inputs.recipe, inputs.train, cut, place))
-    return Plan(name, inputs.recipe, inputs, network, named_data(train), beside, folder, resolved.new, place)
+    fresh = not begun and wanted.pretrained is None
+    return Plan(name, inputs.recipe, inputs, network, named_data(train), beside, folder, resolved.new, fresh, place)
 
 
 @dataclass(frozen=True)
@@ -266,6 +272,8 @@ def _resolve(
     beside = Beside(**{key: value if value is not None else below.get(key, DEFAULTS[key]) for key, value in asked.items()})
     if stored is not None:
         assert folder is not None
+        if wanted.precision == "auto":
+            wanted = replace(wanted, precision=before.precision)  # what was measured when the run began
         refuse_changes(before, wanted, RunFolder(folder).config)
     else:
         wanted = _complete(wanted, name, given, set(settings), train is not None or "data" in in_config, display)
@@ -373,6 +381,8 @@ def _run(planned: Plan, processes: Processes, display: Display, callbacks: Seque
         return save_model(model, path, classes=inputs.classes, data_config=config)
 
     try:
+        if planned.fresh:
+            _prepare(planned.model, inputs, processes)
         trainer = processes.on_all(
             lambda: Trainer(
                 recipe,
@@ -425,6 +435,28 @@ def _run(planned: Plan, processes: Processes, display: Display, callbacks: Seque
     return Result(chosen.eval(), path, history, summary, trainer.stop.signum)
 
 
+def _prepare(model: nn.Module, inputs: Inputs, processes: Processes) -> None:
+    """Show some training images, as the network will see them, to a network that starts from them.
+
+    Any model may have a method ``prepare_on_images(images)``, images ``[N, C, H, W]``, normalised and not augmented. It is
+    called once, before the first step of a run from fresh weights; one that may have trained already should let it pass.
+    """
+    if not hasattr(model, "prepare_on_images"):
+        return
+    recipe, (_, height, width) = inputs.recipe, inputs.train.image_shape
+
+    def prepared() -> dict[str, torch.Tensor]:
+        images = inputs.train.sample(max(1, min(_SHOWN, _SHOWN_PIXELS // (height * width))))
+        model.prepare_on_images(normalise(images, recipe.mean, recipe.std))  # type: ignore[operator]
+        return model.state_dict()
+
+    model.load_state_dict(processes.on_first(prepared))  # the first one's numbers for all
+
+
+_SHOWN = 5_000  # images
+_SHOWN_PIXELS = _SHOWN * 64 * 64  # of larger images fewer
+
+
 def _of_model(model: str, key: str, default: Any) -> Any:
     """Return what a model of timm's registry says of its images; ``default`` where it says nothing."""
     return (timm.models.get_pretrained_cfg_value(model, key) if timm.is_model(model) else None) or default
@@ -436,7 +468,8 @@ def _schedule(recipe: Recipe, name: str | None) -> str:
     rescaled = f" (the recipe's {own} rescaled)" if recipe.epochs != own else ""
     drops = recipe.milestones if recipe.schedule == "multistep" else ()
     milestones = f", milestones at {', '.join(f'{m:g}' for m in drops)}" if drops else ""
-    return f"schedule: {recipe.epochs} epochs{rescaled}{milestones}, warm-up of {recipe.warmup_epochs:g} epochs"
+    rise = f"peak at {recipe.peak:.0%}" if recipe.schedule == "triangular" else f"warm-up of {recipe.warmup_epochs:g} epochs"
+    return f"schedule: {recipe.epochs} epochs{rescaled}{milestones}, {rise}"
 
 
 # Folders

@@ -102,7 +102,7 @@ class Paper:
             "test_top1": test["top1"],
             "best_test_top1": progress.best_top1,
             "best_test_epoch": progress.best_epoch,
-        }
+        } | _on_test({name: value for name, value in test.items() if name.startswith("views")})
 
 
 @dataclass
@@ -126,7 +126,7 @@ class Last:
 
 
 def _on_test(scores: dict[str, float]) -> dict[str, float]:
-    return {f"test_{name}": scores[name] for name in ("top1", "loss") if name in scores}
+    return {f"test_{name}": scores[name] for name in ("top1", "loss", "views_top1", "views_loss") if name in scores}
 
 
 def selection_of(protocol: str, held_out: Source | None, val: Source | None, test: Source | None) -> Selection:

@@ -128,6 +128,14 @@ def refuse_idle(recipe: Recipe, given: set[str]) -> None:
         idle |= dict.fromkeys(("warmup", "warmup_factor"), "another `schedule`")
     else:
         idle |= dict.fromkeys(("warmup_lr", "min_lr"), "`schedule` cosine-by-epoch")
+    if recipe.schedule == "triangular":
+        idle |= dict.fromkeys(("warmup", "warmup_epochs"), "another `schedule`")
+    else:
+        idle |= dict.fromkeys(("peak", "end_factor"), "`schedule` triangular")
+    if not recipe.crop_padding:
+        idle["padding_mode"] = "`crop_padding`"
+    if not recipe.flip:
+        idle["flip_mode"] = "`flip`"
     if not get_optimizer_info(recipe.opt).has_momentum:
         idle["momentum"] = "an `opt` with momentum"
     for name, needed in idle.items():

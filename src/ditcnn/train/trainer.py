@@ -361,14 +361,25 @@ class Trainer:
     def _finish(self) -> None:
         """Evaluate the model that counts on test, once, and record the result. The checkpoint keeps the last epoch's."""
         line: dict[str, Any] = {"epoch": self.progress.epoch, "final": True}
-        test: dict[str, float] = {}
-        if self.selection.test is not None:
-            scores = self._evaluate(self.selection.test, {"": self._chosen_model()})
-            test = {name.removeprefix("_"): value for name, value in scores.items()}
-        self.result = line | self.selection.result(self.progress, self.result, self.chosen, test)
+        selection = self.selection
+        test = {} if selection.test is None else self._of_chosen(selection.test)
+        line |= selection.result(self.progress, self.result, self.chosen, test)
+        if self.recipe.views > 1:
+            line["views"] = self.recipe.views
+            if selection.test is not selection.watched:
+                of = f"{selection.name}_ema" if self.chosen == "ema" else selection.name
+                of = of if f"{of}_top1" in line else selection.name
+                watched = self._of_chosen(selection.watched)
+                line |= {f"{of}_{name}": watched[name] for name in ("views_top1", "views_loss")}
+        self.result = line
         self._record(self.result)
         self.progress.finished = True
         self._save()
+
+    def _of_chosen(self, source: Source) -> dict[str, float]:
+        """Return the scores of the model that counts, of views too."""
+        scores = self._evaluate(source, {"": self._chosen_model()}, self.recipe.views)
+        return {name.removeprefix("_"): value for name, value in scores.items()}
 
     # Which weights count
 
@@ -470,7 +481,7 @@ class Trainer:
 
     # Watched images
 
-    def _evaluate(self, source: Source, models: dict[str, nn.Module]) -> dict[str, float]:
+    def _evaluate(self, source: Source, models: dict[str, nn.Module], views: int = 1) -> dict[str, float]:
         """Return loss and accuracies on images, shared by the processes, of each model by its name."""
         sums = evaluate_batches(
             models,
@@ -480,6 +491,7 @@ class Trainer:
             device=self.device,
             precision=self.recipe.precision,
             topk=source.topk if len(source.classes) > 5 else (1,),
+            views=views,
         )
         mine = [value for counts in sums.values() for value in counts.values()]
         bad, *totals = self.processes.gather(self._tell_bad_images(source), *mine).sum(0).tolist()

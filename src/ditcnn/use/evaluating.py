@@ -46,6 +46,7 @@ def evaluate(
     *,
     device: str = "auto",
     precision: str = "fp32",
+    views: int = 1,
     batch_size: int | None = None,
     workers: int = 0,
     image_size: int | None = None,
@@ -66,6 +67,7 @@ def evaluate(
             pixels; floats are normalised already.
         device: Where to compute; ``auto`` is a GPU where there is one.
         precision: Arithmetic of the forward pass: fp32, bf16 or fp16.
+        views: Test-time views, 1, 2 (mirrored) or 6 (and moved by a pixel): ``views_top1`` and so on stand beside the rest.
         batch_size: Images at a time.
         workers: Processes that read images which are not kept in memory.
         image_size, crop_pct: Instead of the model's own.
@@ -80,6 +82,8 @@ def evaluate(
     for name, value, least in (("batch_size", batch_size, 1), ("image_size", image_size, 1), ("workers", workers, 0)):
         if value is not None and value < least:
             raise InputError(f"{name} must be {'above 0' if least else 'not negative'}; got {value}.")
+    if views not in (1, 2, 6):
+        raise InputError(f"views must be 1, 2 or 6; got {views}.")
     where = choose_device(device)
     trained = as_trained(model, pretrained=pretrained, image_size=image_size, crop_pct=crop_pct, data_config=data_config)
     if isinstance(data, str | os.PathLike):
@@ -102,6 +106,7 @@ def evaluate(
         device=where,
         precision=precision,
         topk=(1, 5) if len(trained.classes) > 5 else (1,),
+        views=views,
     )[""]
     seconds = time.monotonic() - started
     if not sums["images"]:
