@@ -167,7 +167,6 @@ def _refuse_too_many(files: Files, count: int, size: int) -> None:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if count * size > memory / 2:
         raise InputError(
-            f"{files.path}: {count:,} images of {size:,} bytes take {count * size / 2**30:.1f} GiB of memory, and "
-            f"this machine "
-            f"has {memory / 2**30:.1f}. Train on them with a recipe that reads images from disk."
+            f"{files.path}: {count:,} images of {size:,} bytes take {count * size / 2**30:.1f} GiB of memory, and this "
+            f"machine has {memory / 2**30:.1f}. Train on them with a recipe that reads images from disk."
         )
