@@ -52,7 +52,7 @@ def evaluate_batches(
 
     Args:
         models: Models by name.
-        batches: Images ``[B, C, H, W]``, uint8, or floats that are normalised already, and labels ``[B]``.
+        batches: Images ``[B, C, H, W]``, uint8, or floats, which are taken as they are, and labels ``[B]``.
     """
     sums: dict[str, dict[str, float]] = {
         name: dict.fromkeys(["images", "loss", *(f"top{k}" for k in topk)], 0) for name in models
@@ -62,8 +62,7 @@ def evaluate_batches(
         model.eval()
     for images, labels in batches:
         labels = labels.to(device)
-        images = images.to(device)
-        x = images if images.is_floating_point() else normalise(images, mean, std)
+        x = normalise(images.to(device), mean, std)
         for name, model in models.items():
             with autocast(device, precision):
                 logits = model(x)

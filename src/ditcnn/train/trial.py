@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ditcnn.recipes import Recipe
+from ditcnn.system.devices import autocast
 from ditcnn.system.errors import InputError
 from ditcnn.train.optim import make_optimizer
 from ditcnn.train.sources import Cut, Source
@@ -31,7 +32,8 @@ def check_step(model: nn.Module, recipe: Recipe, train: Source, cut: Cut, device
         copied = copy.deepcopy(model).to(device).train()
         x = torch.zeros(min(smallest, 2), *train.image_shape, device=device)
         try:
-            logits: Tensor = copied(x)
+            with autocast(device, recipe.precision):
+                logits: Tensor = copied(x)
         except ValueError as error:
             if smallest > 1:
                 raise

@@ -4,6 +4,7 @@ import atexit
 import multiprocessing
 import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from ditcnn.data.batches import derived_seed
+from ditcnn.data.stream.randomness import seeded
 from ditcnn.data.stream.source import BadImage, ImageSource
 from ditcnn.data.stream.transforms import EvalTransform, ImageTransform
 from ditcnn.data.stream.workers import at_start, start_method
@@ -122,7 +124,7 @@ def train_batches_of(
     count = micro_batches_per_rank(global_batch, batch_size, world_size)
     order = epoch_order(len(source), seed, epoch)[: steps * global_batch].view(-1, batch_size)
     own = order[first_step * count * world_size :][rank::world_size]
-    fetch = _Fetch(source, _AtEpoch(transform, epoch), replace=skip_bad_images)
+    fetch = _Fetch(source, _AtEpoch(transform, epoch), (seed, epoch), replace=skip_bad_images)
 
     def run() -> Iterator[Step]:
         read = _read(fetch, _Rows(own), workers, skip_bad_images, bad_images)
@@ -160,7 +162,7 @@ def eval_batches_of(
     """
     own = torch.arange(len(source))[rank::world_size]
     rows = own.split(batch_size) if len(own) else ()
-    fetch = _Fetch(source, _AnyEpoch(transform), replace=False)
+    fetch = _Fetch(source, _AnyEpoch(transform), (0,), replace=False)
     for images, labels in _read(fetch, _Rows(rows), workers, skip_bad_images, bad_images):
         if len(labels):
             yield images, labels
@@ -208,8 +210,10 @@ class _Sample(NamedTuple):
 class _Fetch(Dataset[_Sample]):
     """Reads by index. Errors are returned, as torch turns those of workers into tracebacks."""
 
-    def __init__(self, source: ImageSource, transform: Callable[[Image.Image, int], Tensor], *, replace: bool) -> None:
-        self.source, self.transform, self.replace = source, transform, replace
+    def __init__(
+        self, source: ImageSource, transform: Callable[[Image.Image, int], Tensor], place: tuple[int, ...], *, replace: bool
+    ) -> None:
+        self.source, self.transform, self.place, self.replace = source, transform, place, replace
 
     def __len__(self) -> int:
         return len(self.source)
@@ -219,8 +223,10 @@ class _Fetch(Dataset[_Sample]):
         tries = min(MOST_BAD_IN_A_ROW, len(self.source)) if self.replace else 1
         for candidate in (i % len(self.source) for i in range(index, index + tries)):
             try:
-                image, label = self.source.read(candidate)
-                return _Sample(self.transform(image, index), label, bad, None)
+                with seeded(*self.place, candidate) if self.source.draws else nullcontext():
+                    image, label = self.source.read(candidate)
+                pixels = image if isinstance(image, Tensor) else self.transform(image, index)  # floats stay as they are
+                return _Sample(pixels, label, bad, None)
             except BadImage as error:
                 last = str(error)
                 if candidate == index:  # a bad neighbour is counted in its own turn

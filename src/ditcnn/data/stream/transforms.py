@@ -136,7 +136,7 @@ class WholeTransform:
     @cached_property
     def _policy(self) -> Any:
         if self.auto_augment is None:
-            return lambda image: image
+            return None
         make = {"rand": rand_augment_transform, "augm": augment_and_mix_transform}.get(
             self.auto_augment[:4], auto_augment_transform
         )
@@ -151,7 +151,7 @@ class WholeTransform:
     def __call__(self, image: Image.Image, epoch: int, index: int) -> Tensor:
         """Return an RGB image as uint8 ``[3, H, W]``, as it is drawn in an epoch."""
         with seeded(self.seed, epoch, index):
-            return self.evaluation(self._policy(image))
+            return self.evaluation(image if self._policy is None else self._policy(image))
 
 
 def _least(size: int | tuple[int, int]) -> int:
