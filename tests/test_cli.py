@@ -80,7 +80,7 @@ def test_python_m_is_the_same_program():
         (["--mean", "0.5"], "--mean and --std must have one value a channel"),
         (["--mean", "0.5", "0.5", "--std", "1", "1"], "--mean has 2 values, the images 1 channels"),
         (["--data", "nowhere"], "nowhere: no such folder or archive"),
-        (["--config", "nowhere.yaml"], "nowhere.yaml: No such file"),
+        (["--config", "nowhere.yaml"], "nowhere.yaml: no such file"),
         (["--device", "mps"], "--device mps: this machine"),
         (["--model-kwargs", "num_classes=20"], "--model-kwargs takes no num_classes: the data decide it"),
         (["cifar10-warmup", "--milestones", "5"], "--milestones has no effect here: it needs --schedule multistep"),

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from ditcnn.cli import main
-from ditcnn.cli.parsing import with_flags
+from ditcnn.cli.flags import with_flags
 from ditcnn.data import open_data
 from ditcnn.data.split import hold_out
 from ditcnn.models import CifarResNet

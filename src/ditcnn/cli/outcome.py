@@ -9,7 +9,7 @@ import time
 import traceback
 from pathlib import Path
 
-from ditcnn.cli.parsing import with_flags
+from ditcnn.cli.flags import with_flags
 from ditcnn.system.caches import cache_folder
 from ditcnn.system.errors import InputError, RunFailed, ToldElsewhere, reason
 from ditcnn.system.signals import Stopped

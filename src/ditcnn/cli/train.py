@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import tyro
 
-from ditcnn.cli.parsing import given, names_of, parse, with_flags
+from ditcnn.cli.flags import with_flags
+from ditcnn.cli.parsing import given, names_of, parse
 from ditcnn.recipes.published import RECIPES
 from ditcnn.recipes.settings import Augmentation, Execution, Images, Model, Optimiser, Schedule, Selection
 from ditcnn.system.errors import InputError, ToldElsewhere, nearest

@@ -27,6 +27,7 @@ __all__ = [
     "decode_image",
     "from_arrays",
     "open_data",
+    "resized",
 ]
 
 DataName = Literal["digits", "cifar10", "cifar100"]
@@ -77,10 +78,11 @@ def _sized(data: ImageData, where: str, img_size: int | None) -> ImageData:
         if max(height, width) > MAX_SIDE:
             raise too_large(where, height, width)
         return data
-    return replace(data, train=_resized(data.train, img_size), test=_resized(data.test, img_size))
+    return replace(data, train=resized(data.train, img_size), test=resized(data.test, img_size))
 
 
-def _resized(part: ImageSet, size: int) -> ImageSet:
+def resized(part: ImageSet, size: int) -> ImageSet:
+    """Return images brought to a size, their aspect not kept."""
     images = np.empty((len(part), part.images.shape[1], size, size), np.uint8)
     for row, image in enumerate(part.images.numpy()):
         images[row] = [resize(channel, size) for channel in image]

@@ -80,10 +80,11 @@ def random_flip(images: Tensor, flips: Tensor) -> Tensor:
 
 
 def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """Return images as float32 of (value/255 - mean)/std, per channel; those of floats are not divided by 255."""
+    """Return images as float32: those of bytes as (value/255 - mean)/std, per channel, those of floats as they are."""
+    if images.is_floating_point():
+        return images.float()
     shift, scale = (torch.tensor(v, device=images.device)[:, None, None] for v in (mean, std))
-    values = images.float() if images.is_floating_point() else images.float() / 255
-    return (values - shift) / scale
+    return (images.float() / 255 - shift) / scale
 
 
 def derived_seed(*numbers: int) -> int:

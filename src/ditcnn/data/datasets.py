@@ -17,7 +17,7 @@ from ditcnn.data.stream.source import ImageSource
 from ditcnn.system.errors import InputError
 from ditcnn.system.text import in_words, one_line
 
-__all__ = ["DatasetSource", "from_arrays"]
+__all__ = ["DatasetSource", "first_image", "from_arrays"]
 
 
 def from_arrays(images: Any, labels: Any, classes: Sequence[str] | None = None) -> ImageSet:
@@ -73,16 +73,10 @@ class DatasetSource(ImageSource):
 
     draws = True
     samples_in_digest = 16  # each is read twice
+    draws = True
 
     def __init__(self, dataset: Dataset[Any], classes: Sequence[str] | None = None) -> None:
-        if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
-            raise InputError(
-                f"{type(dataset).__name__} has no items at random access, which shuffling and resuming need; give a "
-                "map-style Dataset, with __len__ and __getitem__."
-            )
-        count = len(dataset)
-        if count == 0:
-            raise InputError(f"{type(dataset).__name__} holds no images.")
+        count = _count(dataset)
         self.dataset = dataset
         names = _classes_of(dataset) if classes is None else tuple(classes)
         checked = _labels(_all_labels(dataset), count, len(names) if names else None)
@@ -114,6 +108,32 @@ class DatasetSource(ImageSource):
             except BadImage:
                 return b"bad"
         return np.asarray(image.cpu() if isinstance(image, Tensor) else image).tobytes()
+
+
+def first_image(dataset: Dataset[Any]) -> Any:
+    """Return a dataset's first image, as `DatasetSource` reads it, without looking at the others' labels.
+
+    Raises:
+        InputError: It has none that can be read.
+    """
+    _count(dataset)
+    with seeded(0, 0):
+        try:
+            return _image(_item(dataset, 0)[0], f"{type(dataset).__name__}[0]")
+        except BadImage as error:
+            raise InputError(str(error)) from None
+
+
+def _count(dataset: Any) -> int:
+    """Return the number of items, of which there must be some, at random access."""
+    if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
+        raise InputError(
+            f"{type(dataset).__name__} has no items at random access, which shuffling and resuming need; give a "
+            "map-style Dataset, with __len__ and __getitem__."
+        )
+    if (count := len(dataset)) == 0:
+        raise InputError(f"{type(dataset).__name__} holds no images.")
+    return count
 
 
 def _item(dataset: Any, index: int) -> Any:

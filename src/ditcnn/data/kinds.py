@@ -56,6 +56,11 @@ class Found:
     compressed: bool = False
 
     @property
+    def plain(self) -> bool:
+        """Whether class folders stand alone, without train and val."""
+        return "all" in self.images
+
+    @property
     def small(self) -> bool:
         """Whether its images, so far as they were looked at, can be kept in memory as they are: of one size, at most 64."""
         return len(set(self.sizes)) == 1 and max(self.sizes[0]) <= MAX_SIDE

@@ -1,6 +1,7 @@
 """Files read within a limit, and written whole or not at all."""
 
 import os
+import secrets
 import stat
 from pathlib import Path
 
@@ -36,9 +37,10 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
     Raises:
         OSError: The disk is full or read-only; nothing is left behind and the old file stands.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
-        with temporary.open("wb") as file:
+        # Where others may write too, the name may be there already: a link to a file that is none of theirs.
+        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666), "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

@@ -58,7 +58,7 @@ def evaluate_batches(
 
     Args:
         models: Models by name.
-        batches: Images ``[B, C, H, W]``, uint8, or floats that are normalised already, and labels ``[B]``.
+        batches: Images ``[B, C, H, W]``, uint8, or floats, which are taken as they are, and labels ``[B]``.
         views: Test-time views, as in `views_of`.
     """
     kinds = ("",) if views == 1 else ("", "views_")
@@ -69,8 +69,7 @@ def evaluate_batches(
         model.eval()
     for images, labels in batches:
         labels = labels.to(device)
-        images = images.to(device)
-        x = images if images.is_floating_point() else normalise(images, mean, std)
+        x = normalise(images.to(device), mean, std)
         for name, model in models.items():
             sums[name]["images"] += len(labels)
             for kind, logits in zip(kinds, _logits(model, x, views, device, precision), strict=True):

@@ -29,7 +29,6 @@ from ditcnn.train.build import build_model
 from ditcnn.train.folder import RunFolder
 from ditcnn.train.inputs import Data, Inputs, named_data, open_inputs
 from ditcnn.train.matching import match_recipe
-from ditcnn.train.metrics import read_metrics
 from ditcnn.train.precision import choose_precision
 from ditcnn.train.saved import save_model
 from ditcnn.train.settings import (
@@ -38,6 +37,7 @@ from ditcnn.train.settings import (
     Beside,
     as_yaml,
     base_of,
+    check_each,
     read_settings,
     refuse_changes,
     refuse_idle,
@@ -114,7 +114,8 @@ def fit(
     Args:
         model: A name of timm's registry, or a module of your own, which is trained in place; None: the recipe's.
         train: Images: a path as ``ditcnn train --data`` takes it; a map-style torch Dataset of (image, label), the image
-            PIL, a uint8 array or tensor, or a float tensor ``[C, H, W]`` that is taken as it is; a pair (images uint8
+            PIL, a uint8 array or tensor, or a float tensor ``[C, H, W]`` that is taken as it is, without normalisation,
+            crop and flip; a pair (images uint8
             ``[N, C, H, W]``, labels ``[N]``); None: the recipe's own data.
         val: Images to select on or to watch. Without them a part of train is held out, unless the path has such a part.
         test: Images for one test at the end.
@@ -189,6 +190,7 @@ def plan(
         "skip_bad_images": skip_bad_images,
         "checkpoint_minutes": checkpoint_minutes,
     }
+    train, val, test = (os.path.expanduser(data) if isinstance(data, str | Path) else data for data in (train, val, test))
     # Settings and folder are one process's business: the others may not see the disk, or may see it half written.
     resolved = processes.on_first(lambda: _resolve(model, train, recipe, out, resume, config, asked, settings, display))
     name, wanted, beside, folder = resolved.name, resolved.recipe, resolved.beside, resolved.folder
@@ -218,10 +220,9 @@ def plan(
         begun = processes.on_first(lambda: run.last.exists() or run.previous.exists())
     else:
         begun = False
+    cut = processes.on_all(lambda: Cut.of(inputs.recipe, processes.rank, processes.size))
     network = processes.on_all(lambda: _network(model, inputs, begun))
-    if not begun:
-        cut = processes.on_all(lambda: Cut.of(inputs.recipe, processes.rank, processes.size))
-        processes.on_all(lambda: check_step(network, inputs.recipe, inputs.train, cut, place))
+    processes.on_all(lambda: check_step(network, inputs.recipe, inputs.train, cut, place))
     fresh = not begun and wanted.pretrained is None
     return Plan(name, inputs.recipe, inputs, network, named_data(train), beside, folder, resolved.new, fresh, place)
 
@@ -251,6 +252,10 @@ def _resolve(
     """Return a run's settings: the recipe's, a config's, a stored run's and those asked for, on top of each other."""
     if out is not None and not str(out):
         raise InputError("`out` is empty; name a folder.")
+    own = {} if model is None else {"model": _own_name(model) if isinstance(model, nn.Module) else model}
+    asked = {key: value for key, value in asked.items() if value is not None}
+    Beside(**asked)
+    check_each(settings | own)  # each by itself, before images are looked at
     in_config = read_settings(Path(config).expanduser()) if config is not None else {}
     folder = Path(out).expanduser() if out is not None else _newest(recipe, model) if resume else None
     stored = _stored(folder, resume, display) if folder is not None else None
@@ -261,15 +266,14 @@ def _resolve(
     if name is None and not isinstance(recipe, Recipe):
         images = train if train is not None else below.get("data")
         name = "digits" if images is None and in_config else match_recipe(images, display.say)
-    own = _own_name(model) if isinstance(model, nn.Module) else model
-    layers = [_of_recipe(stored or {}), _of_recipe(in_config), settings | ({} if own is None else {"model": own})]
+    layers = [_of_recipe(stored or {}), _of_recipe(in_config), settings | own]
     named = next((layer["model"] for layer in reversed(layers) if "model" in layer), None)
     base = recipe if isinstance(recipe, Recipe) else base_of(name, None if str(named).startswith(OWN) else named)
     before = resolve(base, layers[:1], f"{folder}/config.yaml: ")
     wanted = resolve(resolve(before, layers[1:2], f"{config}: "), layers[2:])
     wanted.check()
-    given = {key for layer in layers[1:] for key in layer}
-    beside = Beside(**{key: value if value is not None else below.get(key, DEFAULTS[key]) for key, value in asked.items()})
+    given = {key for layer in layers for key in layer}
+    beside = Beside(**(DEFAULTS | {key: value for key, value in below.items() if key in DEFAULTS} | asked))
     if stored is not None:
         assert folder is not None
         if wanted.precision == "auto":
@@ -293,9 +297,8 @@ def _stored(folder: Path, resume: bool, display: Display) -> dict[str, Any] | No
     if not run.config.exists():
         display.say(f"{folder} holds no run: beginning one")
         return None
-    checkpoints = run.last.exists() or run.previous.exists()
-    if not checkpoints and run.metrics.exists() and any(line.get("final") for line in read_metrics(run.metrics)):
-        raise InputError(f"{run.path} holds a finished run that lost its last.pt; put it back, or delete the folder.")
+    if run.lost_checkpoints():
+        raise InputError(f"{run.path} holds a run that lost its last.pt; put it back, or delete the folder.")
     return read_settings(run.config)
 
 

@@ -66,6 +66,12 @@ class RunFolder:
         files = (self.config, self.environment, self.metrics, self.curves, self.last, self.previous, self.weights)
         return any(file.exists() for file in (*files, self.path / "config.json"))
 
+    def lost_checkpoints(self) -> bool:
+        """Say whether there were checkpoints once: the picture comes after one, and so does a second line of the metrics."""
+        if self.last.exists() or self.previous.exists():
+            return False
+        return self.curves.exists() or (self.metrics.exists() and self.metrics.read_bytes().count(b"\n") > 1)
+
     def refuse_run(self) -> None:
         """Raise `InputError` if the folder holds a run: none is overwritten."""
         if self.holds_run():

@@ -22,6 +22,7 @@ __all__ = [
     "Beside",
     "as_yaml",
     "base_of",
+    "check_each",
     "read_settings",
     "refuse_changes",
     "refuse_idle",
@@ -74,16 +75,28 @@ def read_settings(path: Path) -> dict[str, Any]:
     return dict(found)
 
 
+def check_each(given: Mapping[str, Any]) -> None:
+    """Raise unless each setting is one of a recipe and fits by itself, whatever the others are.
+
+    Raises:
+        InputError: A setting is unknown, out of its range, or names a model or an optimiser that is not there.
+    """
+    for name in given:
+        if name not in FIELDS:
+            raise InputError(f"there is no setting {name!r}.{nearest(name, FIELDS)}")
+    for part in Recipe.__mro__[1:-1]:  # the components
+        own = {field.name for field in dataclasses.fields(part)}
+        part(**{name: value for name, value in given.items() if name in own})
+    Recipe(**{name: given[name] for name in ("model", "opt") if name in given}).check()
+
+
 def resolve(base: Recipe, layers: Sequence[Mapping[str, Any]], where: str = "") -> Recipe:
     """Return a recipe with layers of settings on top; a number of epochs moves milestones and warm-up of what lies below.
 
     Raises:
-        InputError: A setting is unknown or does not fit.
+        InputError: A setting does not fit.
     """
     for layer in layers:
-        for name in layer:
-            if name not in FIELDS:
-                raise InputError(f"there is no setting {name!r}.{nearest(name, FIELDS)}")
         try:
             if "epochs" in layer:
                 base = base.at_epochs(replace(base, epochs=layer["epochs"], warmup_epochs=0.0).epochs)

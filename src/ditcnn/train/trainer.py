@@ -426,10 +426,7 @@ class Trainer:
         self.folder.failed.unlink(missing_ok=True)
         self.log = MetricsLog(self.folder.metrics, self.lines, self.display.warn)
         if self.chosen_weights is not None and (mended := self.export(self._chosen_model())):
-            self.display.warn(
-                f"{' and '.join(mended)} in {self.folder.path} {'is' if len(mended) == 1 else 'are'} not what the "
-                "checkpoint holds; written anew from it."
-            )
+            self.display.warn(f"{self.folder.path}: not as the checkpoint has it, written anew: {', '.join(mended)}.")
 
     def _record(self, line: dict[str, Any]) -> None:
         self.lines.append(line)

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ditcnn.recipes import Recipe
+from ditcnn.system.devices import autocast
 from ditcnn.system.errors import InputError
 from ditcnn.train.optim import make_optimizer
 from ditcnn.train.sources import Cut, Source
@@ -18,8 +19,8 @@ def check_step(model: nn.Module, recipe: Recipe, train: Source, cut: Cut, device
     """Raise unless a model can do a step of a recipe: on black images, as few as the smallest batch has.
 
     Raises:
-        InputError: There is no step in an epoch, a batch cannot be mixed in pairs, or has one image over which the model
-            normalises, or the optimiser is not there, or not for such models or devices.
+        InputError: There is no step in an epoch, the smallest batch has one image and the model normalises over it, or
+            the optimiser is not there, or not for such models or devices.
     """
     if not train.steps(cut):
         raise InputError(
@@ -27,18 +28,13 @@ def check_step(model: nn.Module, recipe: Recipe, train: Source, cut: Cut, device
             "`global_batch` or `batch_size`."
         )
     sizes = train.sizes(cut)
-    odd = sorted(size for size in sizes if size % 2)
-    if odd and (recipe.mixup or recipe.cutmix):
-        raise InputError(
-            f"`mixup` and `cutmix` pair images; {len(train)} training images in batches of {recipe.batch_size} leave a "
-            f"batch of {odd[0]}. Choose another `batch_size`."
-        )
     smallest = min(sizes) * (cut.size if cut.shared else 1)  # shared batches are normalised as a whole
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         copied = copy.deepcopy(model).to(device).train()
         x = torch.zeros(min(smallest, 2), *train.image_shape, device=device)
         try:
-            logits: Tensor = copied(x)
+            with autocast(device, recipe.precision):
+                logits: Tensor = copied(x)
         except ValueError as error:
             if smallest > 1:
                 raise
