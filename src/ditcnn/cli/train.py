@@ -168,7 +168,7 @@ def _print_result(result: "Result", recipe: str | None) -> None:
         print(f"with {line['views']} views    {line[f'{part}_views_top1']:.2f}% on {part}")
     print(f"run folder      {result.folder}")
     if recipe == "digits":
-        from ditcnn.train.fit import program
+        from ditcnn.train.folder import program
 
         print(f"next, CIFAR-10  {program()} train cifar10-warmup    10 epochs; downloads to ./data, or --data PATH")
         print(f"                {program()} train cifar10           the paper's 160 epochs")

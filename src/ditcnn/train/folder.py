@@ -1,6 +1,11 @@
-"""A run's folder: what lies where."""
+"""A run's folder: what lies where, which one is next, and what a person types to go on with it."""
 
 import json
+import os
+import re
+import shlex
+import shutil
+import sys
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +17,9 @@ from ditcnn.system.errors import InputError
 from ditcnn.system.files import write_atomically
 from ditcnn.system.locks import locked_folder
 
-__all__ = ["RunFolder"]
+__all__ = ["RunFolder", "new_run_folder", "newest_run", "program", "resume_command"]
+
+RUNS = Path("runs")
 
 
 @dataclass(frozen=True)
@@ -97,3 +104,38 @@ class RunFolder:
     def locked(self, patience: float = 0.0) -> AbstractContextManager[None]:
         """Make the folder where it is not there, and keep other processes out of it meanwhile, as `locked_folder` does."""
         return locked_folder(self.path, "trains", patience)
+
+
+def new_run_folder(stem: str) -> Path:
+    """Make and return runs/STEM-N, N the next free number; runs that begin together have one each."""
+    RUNS.mkdir(parents=True, exist_ok=True)
+    numbers = [int(match[1]) for path in RUNS.iterdir() if (match := re.fullmatch(rf"{re.escape(stem)}-(\d+)", path.name))]
+    number = max(numbers, default=0) + 1
+    while True:
+        try:
+            (folder := RUNS / f"{stem}-{number}").mkdir()
+            return folder
+        except FileExistsError:
+            number += 1
+
+
+def newest_run(recipe: str | None, model: str | None) -> Path | None:
+    """Return the folder below runs/ whose run was the last to save, of a recipe and model where they are given."""
+    found = [path for path in RUNS.glob(f"{recipe or '*'}-{model or '*'}-*") if (path / "config.yaml").is_file()]
+    return max(found, key=lambda path: max(f.stat().st_mtime_ns for f in path.iterdir()), default=None)
+
+
+def resume_command(folder: Path, launched: bool) -> str:
+    """Return what a person types to go on with a run, which torchrun may have ``launched``."""
+    out = shlex.quote(str(folder))
+    if not sys.argv[0].endswith(("ditcnn", "ditcnn/__main__.py", "ditcnn.exe")):
+        return f"ditcnn.fit(..., out={str(folder)!r}, resume=True)"
+    return f"the same torchrun command, with --out {out} --resume" if launched else f"{program()} train --out {out} --resume"
+
+
+def program() -> str:
+    """Return how this program was called, for a person to repeat."""
+    called = sys.argv[0]
+    if called.endswith("__main__.py"):
+        return "python -m ditcnn"
+    return "ditcnn" if shutil.which("ditcnn") == os.path.abspath(called) else called
