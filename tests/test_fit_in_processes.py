@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 import ditcnn
-from ditcnn.cli.parsing import with_flags
+from ditcnn.cli.flags import with_flags
 from ditcnn.train import RunFolder
 from tests.conftest import state_of, write_class_folders
 from tests.forks import run_in_forks
