@@ -254,6 +254,8 @@ def _resolve(
     name = _name(recipe, in_config.get("recipe"), (stored or {}).get("recipe"))
     if name is None and not isinstance(recipe, Recipe):
         images = train if train is not None else below.get("data")
+        if images is None and resume and not in_config:
+            raise InputError(f"there is no run below {_RUNS}/ to go on with; name a recipe or images to begin one.")
         name = "digits" if images is None and in_config else match_recipe(images, display.say)
     layers = [_of_recipe(stored or {}), _of_recipe(in_config), settings | own]
     named = next((layer["model"] for layer in reversed(layers) if "model" in layer), None)

@@ -94,6 +94,10 @@ class Source(Protocol):
         """Return the images of the smallest micro-batch of an epoch."""
         ...
 
+    def place(self, cut: Cut, epoch: int, step: int, number: int) -> tuple[int, ...]:
+        """Return the numbers that tell a micro-batch from all others of a run, of which its drop path's draws are made."""
+        ...
+
     def train_steps(self, cut: Cut, epoch: int, first: int) -> Iterator[Step]:
         """Yield an epoch's steps from ``first`` on, this process's micro-batches of each, shuffled and augmented."""
         ...
@@ -137,6 +141,10 @@ class MemorySource:
         """Return the images of the smallest micro-batch of an epoch."""
         rest = len(self) % cut.global_batch
         return rest // cut.micro_batches or cut.batch_size
+
+    def place(self, cut: Cut, epoch: int, step: int, number: int) -> tuple[int, ...]:
+        """Return epoch and step, as runs of one micro-batch a step have always had it, and the others' number."""
+        return (epoch, step, number) if number else (epoch, step)
 
     def train_steps(self, cut: Cut, epoch: int, first: int) -> Iterator[Step]:
         """Yield an epoch's steps from ``first`` on."""
@@ -210,6 +218,10 @@ class StreamSource:
     def smallest(self, cut: Cut) -> int:
         """Return the images of a micro-batch."""
         return cut.batch_size
+
+    def place(self, cut: Cut, epoch: int, step: int, number: int) -> tuple[int, ...]:
+        """Return the steps done in the run, and the micro-batch's number."""
+        return epoch * self.steps(cut) + step, number
 
     def train_steps(self, cut: Cut, epoch: int, first: int) -> Iterator[Step]:
         """Yield an epoch's steps from ``first`` on."""
