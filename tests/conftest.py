@@ -9,11 +9,14 @@ import tarfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+
+from ditcnn.train.storage import load_state
 
 SIZE = 8
 FILES_OF_A_RUN = {
@@ -44,6 +47,15 @@ def with_infinite_gradients(monkeypatch, *, steps: float = math.inf) -> None:
         return unscale(scaler, optimizer, *arguments)
 
     monkeypatch.setattr(torch.amp.GradScaler, "_unscale_grads_", overflown)
+
+
+def state_of(checkpoint: Path) -> dict[str, Any]:
+    """Return what a checkpoint holds but for the seconds that the epochs took, which no two runs share."""
+    state = load_state(checkpoint)
+    state["progress"]["seconds"] = 0.0
+    for line in (*state["lines"], state["result"]):
+        line.pop("seconds", None)
+    return state
 
 
 def free_port() -> int:

@@ -16,7 +16,7 @@ from ditcnn.cli import main
 from ditcnn.train import RunFolder
 from ditcnn.train.checkpoint import load_newest
 from ditcnn.train.storage import load_state
-from tests.conftest import free_port, until, write_class_folders
+from tests.conftest import free_port, state_of, until, write_class_folders
 from tests.forks import run_forks
 from tests.test_resume import assert_equal, epochs_recorded, records
 
@@ -100,7 +100,7 @@ def end_of(job: subprocess.Popen, seconds: float = 300) -> tuple[int, str]:
 
 
 def assert_same_end(place: Path, out: str, whole: str) -> None:
-    assert_equal(load_state(RunFolder(place / out).last), load_state(RunFolder(place / whole).last))
+    assert_equal(state_of(RunFolder(place / out).last), state_of(RunFolder(place / whole).last))
     assert records(RunFolder(place / out)) == records(RunFolder(place / whole))
 
 
@@ -138,7 +138,7 @@ def whole2(place):
         outcomes = [end_of(job) for job in jobs]
     assert [status for status, _ in outcomes] == [0, 0], outcomes
     told = "".join(output for _, output in outcomes)
-    assert "global batch of 12 = 2 processes x 3 x 2 images" in told
+    assert "each of 12 images = 2 processes x 3 x 2; whole2" in told
     assert told.count("val accuracy") == 1  # one process talks
 
 
@@ -167,7 +167,12 @@ def test_sigterm_to_torchrun_leaves_a_checkpoint_and_the_resumed_run_has_the_sam
         job.send_signal(signal.SIGTERM)
         status, output = end_of(job)
     assert status != 0
-    assert output.count("stopped by SIGTERM, checkpoint saved; go on with --resume.") == 1
+    assert (
+        output.count(
+            "stopped by SIGTERM, checkpoint saved; go on with: the same torchrun command, with --out stopped --resume"
+        )
+        == 1
+    )
     assert "ditcnn/train" not in output  # a traceback of ours
     progress = load_newest(folder, pytest.fail)[0]["progress"]
     assert 1 <= progress["epoch"] < 3

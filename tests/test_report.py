@@ -306,3 +306,44 @@ def test_a_browser_shows_the_page(folders, tmp_path):
     assert len(seen.getcolors(2**24) or []) > 200  # text, curves, and heat maps in red and blue
     vivid = [(count, colour) for count, colour in seen.getcolors(2**24) or [] if max(colour) - min(colour) > 60]
     assert sum(count for count, _ in vivid) > 5_000
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("config.yaml", "seed: <b>1</b>"),
+        ("config.yaml", "seed: true"),
+        ("config.yaml", "data: [a]"),
+        ("config.yaml", "epochs: 2020-01-01"),
+        ("config.yaml", "model: {a: 1}"),
+        ("config.yaml", "1: 2"),
+        ("config.yaml", "a: &a [1]\nb: *a"),
+        ("metrics.jsonl", '{"epoch": "1"}\n'),
+        ("metrics.jsonl", '{"epoch": 1, "train_loss": "low"}\n'),
+        ("metrics.jsonl", '{"epoch": 1, "seconds": null}\n'),
+        ("metrics.jsonl", "[]\n"),
+        ("metrics.jsonl", "[" * 100_000 + "\n"),
+        ("env.json", "[]"),
+        ("env.json", '{"launches": [{"commit": 3}]}'),
+        ("env.json", "\xff"),
+    ],
+)
+def test_files_of_a_run_with_values_of_odd_kinds_are_one_line(tmp_path, capsys, file, content):
+    folder = write_run(tmp_path / "run", "resnet20", 0, 80.0)
+    (folder / file).write_text(content, encoding="latin1")
+    assert main(["report", str(folder)]) == 2
+    error = capsys.readouterr().err
+    assert "holds a damaged run" in error
+    assert error.count("\n") == 1
+
+
+def test_a_result_that_lacks_its_accuracy_is_shown_without(tmp_path):
+    folder = write_run(tmp_path / "run", "resnet20", 0, 80.0)
+    (folder / "metrics.jsonl").write_text('{"epoch": 1, "train_loss": 1.0, "seconds": 1.0}\n{"epoch": 1, "final": true}\n')
+    report(str(folder))
+
+
+def test_a_run_of_a_module_of_ones_own_is_shown_without_its_matrices(tmp_path):
+    folder = write_run(tmp_path / "run", "resnet20", 0, 80.0)
+    save_model(nn.Linear(2, 3), folder, data_config={"input_size": (1, 8, 8), "mean": (0.5,), "std": (0.25,)})
+    assert "No run has a saved model with a quadratic term" in report(str(folder)).text

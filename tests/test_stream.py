@@ -475,7 +475,7 @@ def test_batches_do_not_touch_the_callers_random_numbers(images):
 
 @pytest.mark.parametrize(
     ("global_batch", "batch_size", "world_size", "message"),
-    [(8, 3, 1, "not a multiple of --batch-size 3"), (8, 4, 3, "times 3 processes"), (0, 1, 1, "must be above 0")],
+    [(8, 3, 1, "not a multiple of `batch_size` 3"), (8, 4, 3, "times 3 processes"), (0, 1, 1, "must be above 0")],
 )
 def test_a_global_batch_that_cannot_be_kept_names_the_flags(global_batch, batch_size, world_size, message):
     with pytest.raises(InputError, match=message):
@@ -484,7 +484,7 @@ def test_a_global_batch_that_cannot_be_kept_names_the_flags(global_batch, batch_
 
 def test_fewer_images_than_a_batch_are_an_error_before_anything_is_read(images):
     assert steps_per_epoch_of(15, 8) == 1
-    with pytest.raises(InputError, match="15 training images are fewer than --global-batch 16"):
+    with pytest.raises(InputError, match="15 training images are fewer than a batch of 16"):
         train_batches_of(open_source(images, "train"), TrainTransform(16), seed=0, epoch=0, global_batch=16, batch_size=4)
 
 
@@ -680,7 +680,7 @@ def test_a_damaged_image_stops_the_run_with_its_path(own_images, kind, workers):
         train_steps(source, epoch=epoch, workers=workers)
     message = str(error.value)
     assert message.startswith(f"{path} is not a readable image: ")
-    assert "--skip-bad-images" in message
+    assert "`skip_bad_images`" in message
     assert "\n" not in message
 
 

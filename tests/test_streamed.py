@@ -13,13 +13,14 @@ import yaml
 from safetensors.torch import load_file
 
 from ditcnn.cli import main
+from ditcnn.cli.parsing import with_flags
 from ditcnn.data.stream import open_source
 from ditcnn.models.dit_convnext import DitConvNeXt
-from ditcnn.train import RunFolder, StreamTrainer
+from ditcnn.train import RunFolder, Trainer
 from ditcnn.train.build import images_of
 from ditcnn.train.metrics import read_metrics
 from ditcnn.train.storage import load_state
-from tests.conftest import FILES_OF_A_RUN, with_infinite_gradients, write_class_folders
+from tests.conftest import FILES_OF_A_RUN, state_of, with_infinite_gradients, write_class_folders
 from tests.test_resume import assert_equal, records
 
 # 4 steps an epoch, of 3 micro-batches of 4.
@@ -41,17 +42,14 @@ def _images():
 
 
 def last_line(capsys):
-    return capsys.readouterr().err.splitlines()[-1]
+    return with_flags(capsys.readouterr().err.splitlines()[-1])
 
 
 def test_a_run_leaves_all_its_files_and_timm_reads_its_model(capsys):
     folder = train()
     assert {path.name.split(".out.")[0] for path in folder.path.iterdir()} == FILES_OF_A_RUN
     printed = capsys.readouterr()
-    assert (
-        "51 training images, 15 val, 3 classes; 4 steps an epoch, each of a global batch of 12 = 1 process x 3 x 4 images"
-        in (printed.err)
-    )
+    assert "51 training images, 15 val, 3 classes; 4 steps an epoch, each of 12 images = 1 process x 3 x 4" in printed.err
     assert "selected on val, so no measure of the model" in printed.out
     lines = read_metrics(folder.metrics)
     assert [line["epoch"] for line in lines] == [1, 2, 2]
@@ -145,7 +143,7 @@ class Interrupted(BaseException):  # which the last resort lets through
 @pytest.mark.parametrize("flags", [[], ["--precision", "fp16", "--ema-decay", "0"], ["--workers", "2"]])
 def test_stopped_in_the_middle_of_an_epoch_a_run_resumes_to_the_bit(flags, monkeypatch):
     whole = train(*flags, out="whole")
-    step, steps = StreamTrainer._train_step, []
+    step, steps = Trainer._train_step, []
 
     def interrupted(trainer, batches):
         steps.append(0)
@@ -154,12 +152,11 @@ def test_stopped_in_the_middle_of_an_epoch_a_run_resumes_to_the_bit(flags, monke
         return step(trainer, batches)
 
     with monkeypatch.context() as patch:
-        patch.setattr(StreamTrainer, "_train_step", interrupted)
-        with pytest.raises(Interrupted):
-            train(*flags, "--checkpoint-minutes", "0", out="resumed")
+        patch.setattr(Trainer, "_train_step", interrupted)
+        train(*flags, "--checkpoint-minutes", "0", out="resumed", status=1)
     assert load_state(Path("resumed/last.pt"))["progress"]["step"] == 2
     resumed = train(*flags, "--resume", out="resumed")
-    assert_equal(load_state(resumed.last), load_state(whole.last))
+    assert_equal(state_of(resumed.last), state_of(whole.last))
     assert records(resumed) == records(whole)
 
 
@@ -177,7 +174,7 @@ def test_a_signal_during_validation_saves_first_and_the_resumed_run_has_the_same
     folder = train(out="stopped", status=143)
     assert "stopped by SIGTERM, checkpoint saved" in last_line(capsys)
     assert load_state(folder.last)["progress"]["step"] == 4
-    assert_equal(load_state(train("--resume", out="stopped").last), load_state(whole.last))
+    assert_equal(state_of(train("--resume", out="stopped").last), state_of(whole.last))
 
 
 def test_an_image_that_cannot_be_read_stops_the_run_or_is_skipped_and_counted(capsys):
@@ -232,14 +229,14 @@ def test_a_loss_that_stays_infinite_ends_the_run_in_fp16_too(monkeypatch, capsys
     without_a_finite_loss(monkeypatch)
     train("--precision", "fp32", "--epochs", "1", status=1, out="fp32")
     assert "the loss became nan in epoch 1, step 1" in last_line(capsys)
-    monkeypatch.setattr("ditcnn.train.run.MOST_SKIPPED_IN_A_ROW", 3)
+    monkeypatch.setattr("ditcnn.train.trainer.MOST_SKIPPED_IN_A_ROW", 3)
     train("--precision", "fp16", "--epochs", "1", status=1, out="fp16")
     assert "the loss was not finite 3 times in a row in epoch 1, step 3" in last_line(capsys)
 
 
 def test_updates_passed_over_for_their_gradients_alone_count_too(monkeypatch, capsys):
     with_infinite_gradients(monkeypatch)
-    monkeypatch.setattr("ditcnn.train.run.MOST_SKIPPED_IN_A_ROW", 3)
+    monkeypatch.setattr("ditcnn.train.trainer.MOST_SKIPPED_IN_A_ROW", 3)
     train("--precision", "fp16", "--epochs", "1", status=1, out="fp16")
     assert "the gradient was not finite 3 times in a row in epoch 1, step 3" in last_line(capsys)
 
@@ -257,11 +254,11 @@ def test_a_setting_that_is_switched_off_stays_off_on_resume_and_in_a_repeated_ru
 def test_the_best_epoch_of_the_average_is_not_one_of_the_weights(monkeypatch):
     scores = iter([90.0, 50.0, 60.0])  # the average counts from the second epoch on
 
-    def evaluated(trainer):
+    def evaluated(trainer, source, models):
         top1 = next(scores)
         return {"val_loss": 1.0, "val_top1": 99.0 if top1 < 90 else top1, "val_ema_loss": 1.0, "val_ema_top1": top1}
 
-    monkeypatch.setattr(StreamTrainer, "_evaluate", evaluated)
+    monkeypatch.setattr(Trainer, "_evaluate", evaluated)
     last = read_metrics(train("--epochs", "3", "--ema-decay", "0.5").metrics)[-1]  # mature after 6 of 12 updates
     assert (last["best_val_top1"], last["best_val_epoch"], last["best_val_of"]) == (60.0, 3, "ema")
 
@@ -280,11 +277,10 @@ def test_a_run_that_a_bad_image_stopped_goes_on_without_it():
     ("arguments", "message"),
     [
         (["--global-batch", "13"], "--global-batch must be a multiple of --batch-size; got 13 and 4"),
-        (["--global-batch", "60"], "51 training images are fewer than --global-batch 60"),
+        (["--global-batch", "60"], "51 training images are fewer than a batch of 60"),
         (["--warmup-epochs", "2"], "--warmup-epochs must be below --epochs; got 2 of 2"),
         (["--batch-size", "3"], "--batch-size must be even; got 3"),
-        (["--protocol", "paper"], "--protocol has no effect on a streamed set"),
-        (["--crop-padding", "4"], "--crop-padding has no effect on a streamed set"),
+        (["--crop-padding", "4"], "--scale and --crop-padding both crop: set one of them to None or 0"),
         (["--data", "nowhere"], "nowhere"),
         (["--workers", "-1"], "--workers must not be negative"),
         (["--auto-augment", "nonsense"], "nonsense"),
@@ -303,11 +299,10 @@ def test_classes_that_val_lacks_are_a_warning(capsys):
     assert "val has no image of 1 of the 3 classes (n02, ...)" in capsys.readouterr().err
 
 
-def test_flags_of_streamed_sets_are_refused_for_images_in_memory(capsys):
-    for arguments in (["--mixup", "0.2"], ["--ema-decay", "0.9"], ["--global-batch", "256"], ["--skip-bad-images"]):
-        assert main(["train", "digits", *arguments, "--out", "digits"]) == 2
-        assert f"{arguments[0]} has no effect on images in memory" in last_line(capsys)
-    assert not Path("digits").exists()
+def test_the_papers_protocol_watches_val_as_its_test_images():
+    last = read_metrics(train("--protocol", "paper", *STILL).metrics)[-1]
+    assert (last["selected_on"], last["selected_epoch"]) == ("test", 2)
+    assert last["best_test_top1"] >= last["test_top1"]
 
 
 def test_imagenet_needs_data_and_finetuning_needs_weights(capsys):

@@ -37,7 +37,7 @@ from tests.test_older import WIDTHS
 CELL = {"data": "cifar10", "net": "dit", "depth": 20, "schedule": "smoke", "seed": 0}
 
 
-def diverges(trainer, images, labels):
+def diverges(trainer, micro_batches):
     raise Diverged("the loss became nan")
 
 
@@ -148,10 +148,11 @@ def test_a_process_that_wants_a_run_waits_for_the_one_that_trains_it(tmp_path):
 def test_a_cell_that_was_stopped_goes_on_to_what_an_unbroken_one_has(tmp_path, monkeypatch):
     step, stops = Trainer._train_step, []
 
-    def stopped(trainer, images, labels):
-        step(trainer, images, labels)
+    def stopped(trainer, micro_batches):
+        done = step(trainer, micro_batches)
         if not stops:
             stops.append(os.kill(os.getpid(), signal.SIGTERM))
+        return done
 
     monkeypatch.setattr(Trainer, "_train_step", stopped)
     with pytest.raises(Stopped):
@@ -197,9 +198,9 @@ def test_a_run_that_breaks_off_counts_as_chance_and_is_not_repeated(tmp_path, mo
 
 
 def test_a_stop_in_the_step_that_diverges_is_not_lost(tmp_path, monkeypatch):
-    def stopped(trainer, images, labels):
+    def stopped(trainer, micro_batches):
         os.kill(os.getpid(), signal.SIGTERM)
-        diverges(trainer, images, labels)
+        diverges(trainer, micro_batches)
 
     monkeypatch.setattr(Trainer, "_train_step", stopped)
     with pytest.raises(Stopped):
@@ -207,7 +208,7 @@ def test_a_stop_in_the_step_that_diverges_is_not_lost(tmp_path, monkeypatch):
 
 
 def test_a_machine_short_of_memory_is_no_result(tmp_path, monkeypatch):
-    def broken(trainer, images, labels):
+    def broken(trainer, micro_batches):
         raise RunFailed("out of memory")
 
     monkeypatch.setattr(Trainer, "_train_step", broken)

@@ -324,14 +324,14 @@ def test_files_that_are_no_files_are_told_at_once(tmp_path, photograph, capsys):
 def test_what_the_network_cannot_give_is_told_at_once(photograph, capsys, monkeypatch):
     from ditcnn.system import network
 
-    network.reachable.cache_clear()
+    network.ask.cache_clear()
     monkeypatch.setattr(socket, "create_connection", lambda *arguments, **kwargs: (_ for _ in ()).throw(OSError))
     for name in ("hf-hub:timm/no-such-model-of-ours", "test_resnet.r160_in1k"):
         assert main(["predict", name, str(photograph)]) == 2
         error = capsys.readouterr().err
         assert "the model cannot be had" in error
         assert error.count("\n") == 1
-    network.reachable.cache_clear()
+    network.ask.cache_clear()
 
 
 def rows_of(text: str) -> list[dict]:
@@ -371,3 +371,36 @@ def test_bad_images_can_be_left_out_and_are_counted(tmp_path, pictures, capsys):
     assert len(ditcnn.predict(folder, pictures, skip_bad_images=True)) == 3
     with pytest.raises(InputError, match=r"2\.png"):
         ditcnn.predict(folder, pictures)
+
+
+def test_a_reader_that_has_seen_enough_ends_predict_quietly(tmp_path):
+    import subprocess
+    import sys
+
+    folder = save(tmp_path / "model")
+    (tmp_path / "many").mkdir()
+    for number in range(80):
+        Image.new("RGB", (8, 8)).save(tmp_path / "many" / f"{number}.png")
+    line = '"$0" -m ditcnn predict "$1" "$2" --format csv | head -1; exit ${PIPESTATUS[0]}'
+    command = ["bash", "-c", line, sys.executable, str(folder), str(tmp_path / "many")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode in (0, 141)
+    assert (done.stdout, done.stderr) == ("path,rank,class,probability\n", "")
+
+
+def test_names_from_outside_forge_no_line_and_reach_no_terminal(tmp_path, capsys):
+    folder = save(tmp_path / "model", classes=("a\x1b[31m", "b\nc", ":smile:[bold]x"))
+    name = "x\x1b]0;t\x07:x:\n[red]y.png"
+    (tmp_path / "odd").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "odd" / name)
+    Path(os.fsdecode(os.fsencode(tmp_path / "odd") + b"/\xff.png")).write_bytes(b"")
+    for form in ("table", "csv", "json"):
+        assert main(["predict", str(folder), str(tmp_path / "odd"), "--topk", "3", "--format", form]) == 2
+        captured = capsys.readouterr()
+        assert "\x1b" not in captured.out + captured.err
+        assert captured.err.count("\n") == 1
+        assert "\\xff.png is not a readable image" in captured.err
+        if form != "json":
+            assert ":x:\\n[red]y.png" in captured.out
+            assert ":smile:[bold]x" in captured.out
+            assert len(captured.out.splitlines()) == 4

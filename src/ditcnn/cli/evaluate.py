@@ -12,6 +12,7 @@ import tyro
 from ditcnn.cli.parsing import flag, parse
 from ditcnn.system.documents import read_yaml
 from ditcnn.system.errors import InputError
+from ditcnn.system.network import ask_hub_early
 from ditcnn.system.text import one_line
 
 __all__ = ["evaluate_command"]
@@ -55,6 +56,7 @@ class EvalFlags:
 def evaluate_command(argv: list[str]) -> None:
     """Print accuracy and loss."""
     flags = parse(EvalFlags, argv, "ditcnn eval")
+    ask_hub_early(flags.model)
     for name in ("batch_size", "image_size"):
         if getattr(flags, name) is not None and getattr(flags, name) < 1:
             raise InputError(f"--{name.replace('_', '-')} must be above 0; got {getattr(flags, name)}.")

@@ -13,6 +13,7 @@ import tyro
 
 from ditcnn.cli.parsing import parse
 from ditcnn.system.errors import InputError
+from ditcnn.system.network import ask_hub_early
 from ditcnn.system.text import one_line, visible
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class ExportFlags:
 def export_command(argv: list[str]) -> None:
     """Write the file and say what is in it."""
     flags = parse(ExportFlags, argv, "ditcnn export")
+    ask_hub_early(flags.model)
     if flags.out.exists() and not stat.S_ISREG(flags.out.stat().st_mode):
         raise InputError(f"{flags.out} is a folder, a pipe or a device; --out must name a file.")
     if flags.out.exists() and not flags.force:

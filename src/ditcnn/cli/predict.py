@@ -12,6 +12,7 @@ import tyro
 
 from ditcnn.cli.parsing import parse
 from ditcnn.system.errors import InputError
+from ditcnn.system.network import ask_hub_early
 from ditcnn.system.text import one_line, visible
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class PredictFlags:
 def predict_command(argv: list[str]) -> None:
     """Print the likeliest classes of each image, with their probabilities."""
     flags = parse(PredictFlags, argv, "ditcnn predict")
+    ask_hub_early(flags.model)
     if flags.topk < 1:
         raise InputError(f"--topk must be above 0; got {flags.topk}.")
     if not flags.inputs:

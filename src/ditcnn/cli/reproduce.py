@@ -51,5 +51,7 @@ def reproduce_command(argv: list[str]) -> None:
     experiment = find_experiment(flags.name)
     out = Path("results", experiment.name) if flags.out is None else flags.out
     done = reproduce(experiment, flags.budget, out, seeds=flags.seeds, data=flags.data)
-    print(textwrap.fill(f"{experiment.name}, {flags.budget}, {done.record['seeds']} seeds: {experiment.shows}", 80))
+    seeds = done.record["seeds"]
+    about = f"{experiment.name}, {flags.budget}, {seeds} seed{'s' * (seeds != 1)}: {experiment.shows}"
+    print(textwrap.fill(about, 80))
     print(f"\n{done.brief}\n\nThe whole table: {out / f'{experiment.name}.md'}")

@@ -1,9 +1,12 @@
 """``ditcnn train``."""
 
+import contextlib
 import dataclasses
+import io
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import tyro
 
@@ -11,7 +14,8 @@ from ditcnn.cli.flags import with_flags
 from ditcnn.cli.parsing import given, names_of, parse
 from ditcnn.recipes.published import RECIPES
 from ditcnn.recipes.settings import Augmentation, Execution, Images, Model, Optimiser, Schedule, Selection
-from ditcnn.system.errors import InputError, nearest
+from ditcnn.system.errors import InputError, ToldElsewhere, nearest
+from ditcnn.system.launch import rank
 
 if TYPE_CHECKING:
     from ditcnn.train.fit import Plan, Result
@@ -19,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["TrainFlags", "train_command"]
 
 PROG = "ditcnn train"
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -72,11 +77,8 @@ _BESIDE = ("device", "workers", "skip_bad_images", "checkpoint_minutes")
 
 def train_command(argv: list[str]) -> None:
     """Train, alone or with the other processes of torchrun; print the result and where it lies."""
-    flags = parse(TrainFlags, argv, PROG)
-    if flags.recipe is not None and flags.recipe not in RECIPES:
-        raise InputError(f"there is no recipe {flags.recipe!r}.{nearest(flags.recipe, RECIPES)} See ditcnn list recipes.")
+    flags = _told_once(lambda: _flags(argv))
     from ditcnn.system.display import Display
-    from ditcnn.system.processes import rank
     from ditcnn.train.fit import fit, plan
 
     groups = [getattr(flags, each.name) for each in dataclasses.fields(flags) if each.name not in ("recipe", "run")]
@@ -90,11 +92,31 @@ def train_command(argv: list[str]) -> None:
     options: dict[str, Any] = {"recipe": recipe, "out": run.out, "resume": run.resume, "config": run.config} | asked
     options["display"] = Display(quiet=rank() != 0, words=with_flags)
     if run.dry_run:
-        _print_plan(plan(options.pop("model", None), run.data, **options))
+        planned = plan(options.pop("model", None), run.data, **options)
+        if rank() == 0:
+            _print_plan(planned)
         return
     result = fit(options.pop("model", None), run.data, **options)
     if rank() == 0:
         _print_result(result, recipe)
+
+
+def _flags(argv: list[str]) -> TrainFlags:
+    flags = parse(TrainFlags, argv, PROG)
+    if flags.recipe is not None and flags.recipe not in RECIPES:
+        raise InputError(f"there is no recipe {flags.recipe!r}.{nearest(flags.recipe, RECIPES)} See ditcnn list recipes.")
+    return flags
+
+
+def _told_once(work: Callable[[], Made]) -> Made:
+    """Do what comes out alike in all processes of torchrun; the first one alone prints, and tells an error."""
+    if rank() == 0:
+        return work()
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            return work()
+    except InputError as error:
+        raise ToldElsewhere(error) from None
 
 
 def _print_plan(planned: "Plan") -> None:

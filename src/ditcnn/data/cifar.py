@@ -14,6 +14,7 @@ from ditcnn.data.files import Files
 from ditcnn.data.images import ImageData, ImageSet
 from ditcnn.data.pickles import Refused, read_pickle
 from ditcnn.system.errors import InputError
+from ditcnn.system.locks import locked_folder
 
 __all__ = ["CifarName", "cifar_in", "download_cifar", "read_cifar"]
 
@@ -35,10 +36,16 @@ def download_cifar(root: Path, kind: CifarName) -> None:
     """
     source = _SOURCES[kind]
     needed = [*source.train_list, *source.test_list, (source.meta["filename"], source.meta["md5"])]
-    if all(check_integrity(str(root / source.base_folder / name), md5) for name, md5 in needed):
+
+    def whole() -> bool:
+        return all(check_integrity(str(root / source.base_folder / name), md5) for name, md5 in needed)
+
+    if whole():
         return
     try:
-        download_and_extract_archive(source.url, str(root), filename=source.filename, md5=source.tgz_md5)
+        with locked_folder(root, "downloads", patience=3600):  # the other processes of torchrun wait for the one that does
+            if not whole():
+                download_and_extract_archive(source.url, str(root), filename=source.filename, md5=source.tgz_md5)
     except (urllib.error.URLError, RuntimeError, OSError) as error:
         raise InputError(
             f"could not download {source.url}: {error}. Unpack it below {root} by hand, or name other data with --data PATH."

@@ -16,6 +16,7 @@ from ditcnn.data.images import ImageSet
 from ditcnn.data.stream.randomness import seeded
 from ditcnn.data.stream.source import ImageSource
 from ditcnn.system.errors import InputError
+from ditcnn.system.text import one_line
 
 __all__ = ["DatasetSource", "first_image", "from_arrays"]
 
@@ -61,7 +62,7 @@ class DatasetSource(ImageSource):
     Labels are taken from the dataset's ``targets``, ``labels`` or ``samples`` (``target_transform`` applied) if they
     agree with a sample of its items; else each item is read once. Of PyTorch's, Subset, ConcatDataset and
     TensorDataset are looked into. Random numbers that it draws from Python's, NumPy's or torch's global generator
-    are no part of the digest.
+    are no part of the digest; in a run they are a function of (seed, epoch, index).
 
     Args:
         dataset: With ``__len__`` and ``__getitem__``.
@@ -143,7 +144,7 @@ def _item(dataset: Any, index: int) -> Any:
     except (OSError, InputError, MemoryError):
         raise
     except Exception as error:  # code of the user's own
-        raise BadImage(f"{where} raised {type(error).__name__}: {in_words(error)}.") from error
+        raise BadImage(f"{where} raised {type(error).__name__}: {one_line(error, 300)}.") from error
     if not isinstance(item, tuple | list) or len(item) != 2:
         raise InputError(f"{where} must be a pair (image, label); got {_kind(item)}.")
     return item

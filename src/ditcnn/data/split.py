@@ -2,7 +2,6 @@
 
 import numpy as np
 import torch
-from sklearn.model_selection import train_test_split
 from torch import Tensor
 
 from ditcnn.data.images import ImageData, ImageSet
@@ -39,5 +38,7 @@ def hold_out_places(labels: Tensor) -> tuple[Tensor, Tensor]:
             f"{len(labels)} training images of {len(classes)} classes are too few to hold out a tenth with each class in "
             "it. Use `protocol` paper or last, which train on all of them."
         )
+    from sklearn.model_selection import train_test_split  # slow to import
+
     kept, held = train_test_split(np.arange(len(labels)), test_size=count, stratify=labels.numpy(), random_state=0)
     return torch.from_numpy(np.sort(kept)), torch.from_numpy(np.sort(held))

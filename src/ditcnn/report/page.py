@@ -19,6 +19,7 @@ from ditcnn.system.environment import short_commit
 from ditcnn.system.errors import InputError
 from ditcnn.system.files import write_atomically
 from ditcnn.train import load_model
+from ditcnn.train.saved import holds_own_module
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -177,7 +178,7 @@ def _matrices(groups: Sequence[Group]) -> Iterable[str]:
 
 def _with_model(group: Group) -> Run | None:
     """Return a run with a saved model, a finished one if there is one."""
-    saved = [run for run in group.runs if run.folder.weights.exists()]
+    saved = [run for run in group.runs if run.folder.weights.exists() and not holds_own_module(run.folder.path)]
     return min(saved, key=lambda run: run.result is None, default=None)
 
 

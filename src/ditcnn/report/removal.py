@@ -10,16 +10,19 @@ from ditcnn.recipes import RECIPES
 from ditcnn.report.runs import Run
 from ditcnn.system.errors import InputError
 from ditcnn.train import load_model
+from ditcnn.train.saved import holds_own_module
 
 __all__ = ["removal_of"]
 
 
 def removal_of(run: Run, data: Path) -> Removal | None:
-    """Return what removal does to a run's saved model, or None where it has no term.
+    """Return what removal does to a run's saved model, or None where it has no term, or is a module of the user's own.
 
     Raises:
         InputError: The data cannot be read, or is not of the shape and classes that the model was trained for.
     """
+    if holds_own_module(run.folder.path):
+        return None
     trained = load_model(run.folder.path)
     if not any(True for _ in quadratic_terms(trained.model)):
         return None

@@ -37,8 +37,8 @@ class Display:
         self._quiet, self._unit, self._words = quiet, unit, words
         self.console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=quiet)
         notebook = self.console.is_jupyter and importlib.util.find_spec("ipywidgets") is not None
-        self._drawn = notebook or self.console.file.isatty()
-        if not self._drawn:  # else FORCE_COLOR, as CI sets it, brings escape codes into a log
+        self.drawn = notebook or self.console.file.isatty()
+        if not self.drawn:  # else FORCE_COLOR, as CI sets it, brings escape codes into a log
             self.console = Console(
                 stderr=True, highlight=False, soft_wrap=True, quiet=quiet, force_terminal=False, no_color=True,
                 force_jupyter=False,
@@ -51,7 +51,7 @@ class Display:
             TextColumn("left"),
             TimeRemainingColumn(),
             console=self.console,
-            disable=not self._drawn,
+            disable=not self.drawn,
             transient=True,
             speed_estimate_period=30.0 if unit else 3600.0,  # uncounted work advances in large steps
         )
@@ -76,7 +76,7 @@ class Display:
 
     def _advance(self, done: float, description: str, speed: str) -> None:
         self._done = done
-        if self._drawn:
+        if self.drawn:
             self._progress.update(self._task, completed=done, description=description)
         elif (now := time.monotonic()) - self._told >= SECONDS_A_LINE and done > self._first:
             self._told = now

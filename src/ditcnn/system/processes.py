@@ -3,35 +3,29 @@
 import os
 import time
 import uuid
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
-from timm.utils import distribute_bn
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from ditcnn.system.batch_norm import share_batch_norms
+from ditcnn.system.batch_norm import running_statistics, share_batch_norms, unshare_batch_norms
 from ditcnn.system.errors import InputError, RunFailed, ToldElsewhere
 from ditcnn.system.failures import explained
+from ditcnn.system.launch import launched
 
-__all__ = ["Processes", "rank"]
+__all__ = ["Processes"]
 
 Result = TypeVar("Result")
 
 # A dead process ends its connections at once, which the others notice; this is for one that hangs. The slowest thing
 # that one process does alone is writing a checkpoint.
 PATIENCE = timedelta(minutes=10)
-
-
-def rank() -> int:
-    """Return the number of this process among those that torchrun started; 0 without it."""
-    return int(os.environ["RANK"]) if "TORCHELASTIC_RUN_ID" in os.environ else 0
 
 
 @dataclass(frozen=True)
@@ -55,10 +49,10 @@ class Processes:
     @classmethod
     def join(cls) -> "Processes":
         """Meet the other processes that torchrun has started; return at once where it has not."""
-        if "TORCHELASTIC_RUN_ID" not in os.environ:
+        if not launched():
             return cls()
         rank, size, local_rank = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
-        if size > 1:
+        if size > 1 and not dist.is_initialized():
             backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
             store, _, _ = next(dist.rendezvous("env://", timeout=PATIENCE))
             fresh = _unwritten(store, rank, size)
@@ -139,12 +133,25 @@ class Processes:
             failure = explained(error)
         except Exception as error:  # the others must learn of it, whatever it is
             failure = error
-        failed = self.gather(failure is not None)[:, 0].nonzero().flatten().tolist()
-        if not failed:
-            return result
+        self.end_if_any(self.gather(failure is not None)[:, 0], failure)
+        return result
+
+    def end_if_any(self, failed: Tensor, failure: Exception | None) -> None:
+        """End all processes where any has failed; the first of those that failed tells why.
+
+        Args:
+            failed: Whether each process has failed ``[processes]``, as they have gathered it.
+            failure: Why this one has.
+
+        Raises:
+            InputError, RunFailed, OSError: ``failure``, in the first process that failed.
+            ToldElsewhere: In the others.
+        """
+        if not failed.any():
+            return
         if failure is None:
             raise ToldElsewhere(InputError("another process failed."))
-        if self.rank == failed[0] or isinstance(failure, ToldElsewhere):
+        if self.rank == int(failed.nonzero()[0]) or isinstance(failure, ToldElsewhere):
             raise failure
         raise ToldElsewhere(failure)
 
@@ -165,18 +172,28 @@ class Processes:
         dist.all_gather(rows, mine)
         return torch.stack(rows)
 
-    def wrap(self, model: nn.Module, shared: bool = False) -> nn.Module:
-        """Return the model with its gradients averaged over the processes, and the first one's weights in all.
+    def wrap(self, model: nn.Module, unused: bool = False) -> nn.Module:
+        """Return the model with its gradients averaged over the processes.
 
         Args:
             model: The model.
-            shared: Each process has a part of one batch, over all of which batch norms are to normalise.
+            unused: Some of its parameters have no part in its output.
         """
         if self.size == 1:
             return model
-        if shared:
+        return DistributedDataParallel(model, forward_sync_buffers=False, find_unused_parameters=unused)
+
+    @contextmanager
+    def normalising_together(self, model: nn.Module, shared: bool) -> Iterator[None]:
+        """Have the model's batch norms normalise over all processes' images meanwhile, where these share each batch."""
+        if self.size == 1 or not shared:
+            yield
+            return
+        try:
             share_batch_norms(model)
-        return DistributedDataParallel(model, forward_sync_buffers=False)
+            yield
+        finally:
+            unshare_batch_norms(model)
 
     @staticmethod
     def accumulating(wrapped: nn.Module, last: bool) -> AbstractContextManager[None]:
@@ -185,13 +202,12 @@ class Processes:
             return nullcontext()
         return wrapped.no_sync()
 
-    def average_statistics(self, model: nn.Module) -> None:
-        """Set the running statistics of batch norms to their mean over the processes, as timm's ``--dist-bn reduce``.
+    def running_statistics(self, model: nn.Module, shared: bool) -> AbstractContextManager[None]:
+        """Return the context of a step, after which the running statistics of batch norms are those of one process.
 
-        Done after each step rather than after each epoch: so the first process's checkpoint is the state of all.
+        So the first process's checkpoint is the state of all.
         """
-        if self.size > 1 and any(isinstance(module, _BatchNorm) for module in model.modules()):
-            distribute_bn(model, self.size, reduce=True)  # type: ignore[no-untyped-call]
+        return nullcontext() if self.size == 1 or shared else running_statistics(model, self.rank, self.size)
 
 
 def _unwritten(store: dist.Store, rank: int, size: int) -> dist.Store:

@@ -15,6 +15,7 @@ import timm
 import torch
 from torch import nn
 
+from ditcnn.data.stream.workers import end_if_importing_main
 from ditcnn.recipes import OWN, RECIPES, Recipe
 from ditcnn.system.devices import choose_device
 from ditcnn.system.display import Display
@@ -132,6 +133,7 @@ def fit(
         Stopped: A signal asked for it; a checkpoint is saved.
         Diverged, RunFailed: The run could not go on.
     """
+    end_if_importing_main()
     processes = Processes.join()
     display = display or Display(quiet=not processes.first)
     restarted = processes.any_restarted()  # the run is then the one that the processes before have begun
@@ -151,6 +153,9 @@ def fit(
         if (failure := explained(error)) is error:
             raise
         raise failure from None
+    except (InputError, Diverged, Stopped, ToldElsewhere):  # on which all processes have agreed
+        processes.leave()
+        raise
     processes.leave()
     return result
 
@@ -393,8 +398,9 @@ def _run(planned: Plan, processes: Processes, display: Display, callbacks: Seque
         if planned.new:
             processes.on_first(lambda: folder.create(as_yaml(recipe, planned.name, planned.data, planned.beside)))
         trainer.restore()
-        for difference in processes.on_first(lambda: record_launch(folder.environment, planned.device, processes.size)):
-            display.warn(f"resumed with other {difference}; bits may differ from an uninterrupted run.")
+        if not trainer.progress.finished:
+            for difference in processes.on_first(lambda: record_launch(folder.environment, planned.device, processes.size)):
+                display.warn(f"resumed with other {difference}; bits may differ from an uninterrupted run.")
         size = processes.size
         step = f"; {trainer.steps} steps an epoch, each of {trainer.cut.global_batch} images"
         if size > 1 or trainer.cut.micro_batches > 1:
@@ -404,15 +410,10 @@ def _run(planned: Plan, processes: Processes, display: Display, callbacks: Seque
         try:
             summary = trainer.run()
         except Stopped as stop:
-            processes.leave()
             raise Stopped(stop.signum, f"checkpoint saved; go on with: {_command(path, processes)}") from None
         except Diverged:
             if trainer.stop.signum is not None:  # the wish to stop came first
                 raise Stopped(trainer.stop.signum, "the run had broken off") from None
-            raise
-        except ToldElsewhere as told:
-            if isinstance(told.error, Stopped):
-                processes.leave()
             raise
         except OSError as error:
             raise InputError(

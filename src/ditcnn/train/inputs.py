@@ -104,13 +104,34 @@ def open_inputs(
     Raises:
         InputError: There is nothing to read, it is damaged, or the parts do not fit each other.
     """
-    parts = _open_parts(train, val, test, recipe, name, processes)
+    parts = processes.on_all(lambda: _open_parts(train, val, test, recipe, name))
     _tell_absent(parts.val or parts.test, display)
     for note in parts.notes:
         display.say(note)
     digest = processes.on_all(lambda: _digest(parts))
     expected = processes.on_first(lambda: digest)
     processes.on_all(lambda: _refuse_other(digest, expected))
+
+    def arranged() -> Inputs:
+        return _arranged(
+            parts, recipe, given, digest, size_of_model, interpolation_of_model, workers, skip_bad_images, display
+        )
+
+    return processes.on_all(arranged)
+
+
+def _arranged(
+    parts: "_Parts",
+    recipe: Recipe,
+    given: set[str],
+    digest: str,
+    size_of_model: Callable[[], int],
+    interpolation_of_model: Callable[[], str],
+    workers: int,
+    skip_bad_images: bool,
+    display: Display,
+) -> Inputs:
+    """Return what is trained on, watched and tested on, and the recipe with what the images decide."""
     held_out: Part | None = None
     unwatched = parts.val is None and (parts.test is None or recipe.protocol == "holdout")
     if unwatched and recipe.protocol != "paper":
@@ -142,7 +163,7 @@ def open_inputs(
             return MemorySource(part, parts.classes, recipe, where=parts.where)
         return StreamSource(part, recipe, shape, evaluation, workers=workers, skip_bad_images=skip_bad_images)
 
-    trained = processes.on_all(lambda: source(parts.train))
+    trained = source(parts.train)
     assert trained is not None
     selection = selection_of(recipe.protocol, source(held_out), source(parts.val), source(parts.test))
     tested = selection.test
@@ -174,17 +195,17 @@ class _Parts:
     notes: tuple[str, ...] = ()  # what a person should be told
 
 
-def _open_parts(train: Data, val: Data, test: Data, recipe: Recipe, name: str | None, processes: Processes) -> _Parts:
+def _open_parts(train: Data, val: Data, test: Data, recipe: Recipe, name: str | None) -> _Parts:
     """Open what is named; the data of a name alone have a second part, which is val in the protocol ``last``, else test."""
     if val is None and test is None and (train is None or isinstance(train, str | Path | ImageData)):
-        return _open_set(train, recipe, name, processes)
+        return _open_set(train, recipe, name)
     if train is None:
         raise InputError("name the images to train on.")
-    first = _open_part(train, "train", None, processes)
+    first = _open_part(train, "train", None)
     classes = None if isinstance(first, ImageSet) else first.classes
     named: tuple[tuple[str, Data], ...] = (("val", val), ("test", test))
     opened: dict[str, Part | None] = {"train": first}
-    opened |= {part: None if data is None else _open_part(data, part, classes, processes) for part, data in named}
+    opened |= {part: None if data is None else _open_part(data, part, classes) for part, data in named}
     kinds = {isinstance(part, ImageSet) for part in opened.values() if part is not None}
     if len(kinds) > 1:
         raise InputError("train, val and test must be of one kind: all arrays, or all paths and Datasets.")
@@ -220,19 +241,19 @@ def _size_of(source: DatasetSource) -> tuple[tuple[int, int, int] | None, bool]:
     return shapes.pop() if len(shapes) == 1 else None, False
 
 
-def _open_set(data: Any, recipe: Recipe, name: str | None, processes: Processes) -> _Parts:
+def _open_set(data: Any, recipe: Recipe, name: str | None) -> _Parts:
     kind = RECIPES[name].data if name is not None else None
     if isinstance(data, ImageData):
         return _in_memory(data, recipe, "the images")
     if kind == "photographs" or (kind is None and not holds_small_images(data)):
         upright = name is None or RECIPES[name].upright
-        train = processes.on_all(lambda: open_source(data, "train", upright=upright))
-        other = processes.on_all(lambda: open_source(data, "val", classes=train.classes, upright=upright))
+        train = open_source(data, "train", upright=upright)
+        other = open_source(data, "val", classes=train.classes, upright=upright)
         last = recipe.protocol == "last"
         val, test = (other, None) if last else (None, other)
         return _Parts(train, val, test, train.classes, train.where, notes=tuple(dict.fromkeys((*train.notes, *other.notes))))
     path = None if data is None else Path(data).expanduser()
-    images = processes.on_all(lambda: open_data(path, kind or "cifar10", img_size=recipe.img_size))
+    images = open_data(path, kind or "cifar10", img_size=recipe.img_size)
     return _in_memory(images, recipe, str(path or name))
 
 
@@ -241,17 +262,17 @@ def _in_memory(images: ImageData, recipe: Recipe, where: str) -> _Parts:
     return _Parts(images.train, watched, tested, images.classes, where, notes=images.notes)
 
 
-def _open_part(data: Data, part: str, classes: Sequence[str] | None, processes: Processes) -> Part:
+def _open_part(data: Data, part: str, classes: Sequence[str] | None) -> Part:
     if isinstance(data, tuple):
         if len(data) != 2:
             raise InputError(f"{part} must be a pair (images, labels); got {len(data)} values.")
         return from_arrays(*data)
     if isinstance(data, str | Path):
-        return processes.on_all(lambda: _named_part(data, part, classes))
+        return _named_part(data, part, classes)
     if isinstance(data, ImageData):
         raise InputError(f"{part} must be images alone, not a set with parts of its own.")
     assert data is not None
-    return processes.on_all(lambda: DatasetSource(data, classes))
+    return DatasetSource(data, classes)
 
 
 def _named_part(data: str | Path, part: str, classes: Sequence[str] | None) -> Part:

@@ -17,6 +17,7 @@ from typing import Any
 
 import timm
 import torch
+from huggingface_hub import try_to_load_from_cache
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from timm.data import resolve_data_config
@@ -27,7 +28,7 @@ from ditcnn.data.class_names import imagenet_classes
 from ditcnn.system.documents import read_json
 from ditcnn.system.errors import InputError, nearest
 from ditcnn.system.files import write_atomically
-from ditcnn.system.network import hub_offline_if_unreachable, reachable
+from ditcnn.system.network import HUB_NAMES, hub, hub_offline_if_unreachable, reachable
 from ditcnn.system.text import one_line
 from ditcnn.train.folder import RunFolder
 from ditcnn.train.preprocessing import Preprocessing
@@ -36,6 +37,7 @@ __all__ = [
     "TrainedModel",
     "as_folder",
     "check_name",
+    "holds_own_module",
     "is_elsewhere",
     "load_model",
     "model_of",
@@ -45,7 +47,6 @@ __all__ = [
     "save_model",
 ]
 
-_HUB = ("hf-hub:", "hf_hub:")  # before a name of Hugging Face's hub
 _EXIF = "exif_orientation"  # key of config.json, beside those of timm, which passes over it
 
 
@@ -168,7 +169,7 @@ def as_folder(name: str | os.PathLike[str]) -> Path | None:
 
 def is_elsewhere(name: str) -> bool:
     """Say whether a name is one of Hugging Face's hub."""
-    return name.startswith(_HUB)
+    return name.startswith(HUB_NAMES)
 
 
 def check_name(name: str) -> None:
@@ -247,6 +248,15 @@ def _label_names(config: Mapping[str, Any]) -> tuple[str, ...]:
     if not isinstance(names, list | tuple):
         raise TypeError("label_names must be a list")
     return tuple(map(str, names))
+
+
+def holds_own_module(folder: Path) -> bool:
+    """Say whether a folder's weights are of a module that only its own code builds.
+
+    Raises:
+        InputError: As `read_config`.
+    """
+    return read_config(folder)["architecture"] is None
 
 
 def load_model(path: Path, *, model: nn.Module | None = None, **kwargs: Any) -> TrainedModel:
@@ -395,14 +405,18 @@ def _from_timm(name: str, pretrained: bool, kwargs: dict[str, Any]) -> TrainedMo
 
 
 def _refuse_unreachable(cfg: PretrainedCfg | None) -> None:
-    """Raise for weights that lie on a server beside the hub which does not answer, and not in torch's cache."""
-    url = cfg.url if cfg is not None and not cfg.hf_hub_id and not cfg.file else None
-    if isinstance(url, str) and not _in_torchs_cache(url) and not reachable(url):
-        raise OSError(f"{url} cannot be reached.")
-
-
-def _in_torchs_cache(url: str) -> bool:
-    return Path(torch.hub.get_dir(), "checkpoints", url.rpartition("/")[2]).exists()
+    """Raise for weights on a server that does not answer, which are not in the cache either."""
+    if cfg is None or cfg.file:
+        return
+    if cfg.hf_hub_id:
+        names = (cfg.hf_hub_filename, "model.safetensors", "pytorch_model.bin")
+        cached = any(isinstance(try_to_load_from_cache(cfg.hf_hub_id, name), str) for name in names if name)
+        server = hub()
+    else:
+        server = cfg.url if isinstance(cfg.url, str) else ""
+        cached = Path(torch.hub.get_dir(), "checkpoints", server.rpartition("/")[2]).exists()
+    if server and not cached and not reachable(server):
+        raise OSError(f"{server} cannot be reached, and the weights are not in the cache.")
 
 
 def _own_cfg(model: nn.Module) -> dict[str, Any]:

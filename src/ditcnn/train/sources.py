@@ -90,8 +90,8 @@ class Source(Protocol):
         """Return the steps of an epoch."""
         ...
 
-    def smallest(self, cut: Cut) -> int:
-        """Return the images of the smallest micro-batch of an epoch."""
+    def sizes(self, cut: Cut) -> set[int]:
+        """Return how many images the micro-batches of an epoch have."""
         ...
 
     def place(self, cut: Cut, epoch: int, step: int, number: int) -> tuple[int, ...]:
@@ -137,10 +137,11 @@ class MemorySource:
         whole, rest = divmod(len(self), cut.global_batch)
         return whole + (rest >= cut.micro_batches)
 
-    def smallest(self, cut: Cut) -> int:
-        """Return the images of the smallest micro-batch of an epoch."""
-        rest = len(self) % cut.global_batch
-        return rest // cut.micro_batches or cut.batch_size
+    def sizes(self, cut: Cut) -> set[int]:
+        """Return how many images the micro-batches of an epoch have."""
+        whole, rest = divmod(len(self), cut.global_batch)
+        parts = {rest // cut.micro_batches, -(-rest // cut.micro_batches)} if rest >= cut.micro_batches else set()
+        return parts | ({cut.batch_size} if whole else set())
 
     def place(self, cut: Cut, epoch: int, step: int, number: int) -> tuple[int, ...]:
         """Return epoch and step, as runs of one micro-batch a step have always had it, and the others' number."""
@@ -215,9 +216,9 @@ class StreamSource:
         """Return the steps of an epoch: whole global batches; the images that are left over are not used."""
         return steps_per_epoch_of(len(self), cut.global_batch)
 
-    def smallest(self, cut: Cut) -> int:
-        """Return the images of a micro-batch."""
-        return cut.batch_size
+    def sizes(self, cut: Cut) -> set[int]:
+        """Return how many images the micro-batches of an epoch have."""
+        return {cut.batch_size}
 
     def place(self, cut: Cut, epoch: int, step: int, number: int) -> tuple[int, ...]:
         """Return the steps done in the run, and the micro-batch's number."""

@@ -29,7 +29,7 @@ from ditcnn.train.folder import RunFolder
 from ditcnn.train.metrics import MetricsLog, draw_curves
 from ditcnn.train.optim import lr_factor, make_optimizer, set_lr
 from ditcnn.train.selection import Progress, Selection
-from ditcnn.train.sources import Cut, Source
+from ditcnn.train.sources import Batch, Cut, Source
 
 __all__ = ["Trainer"]
 
@@ -95,6 +95,7 @@ class Trainer:
         self.stop = StopRequest(self.processes.launcher is not None, display.say)
         self.told: set[str] = set()  # images that are skipped
         self.passed_over = False  # the newest step's update, by the scaler
+        self.failure: Exception | None = None  # to read images, of which the other processes do not know yet
 
         torch.backends.cudnn.deterministic = True
         self.model = model.to(device)
@@ -116,7 +117,7 @@ class Trainer:
     # The run
 
     def restore(self) -> None:
-        """Take over the folder's newest checkpoint, if there is one; then compile, and share gradients.
+        """Take over the folder's newest checkpoint, if there is one.
 
         Raises:
             InputError: The checkpoint is damaged, or of other settings or data.
@@ -130,10 +131,10 @@ class Trainer:
             except InputError as error:
                 raise self.processes.agreed(error) from None
             self._take_over(state)
-        self.compiled: nn.Module = torch.compile(self.model) if self.recipe.compile else self.model  # type: ignore[assignment]
-        self.forward = self.processes.wrap(self.compiled, shared=self.cut.shared)
-        if self.processes.size > 1:
-            self._settle()
+        elif self.processes.size > 1:  # a module that was made in Python has weights of its own in each process
+            self.model.load_state_dict(self.processes.on_first(lambda: _copy(self.model)))
+            if self.ema:
+                self.ema.set(self.model)
 
     def run(self) -> dict[str, Any]:
         """Train from where the run stands to the end; return the last line of the metrics.
@@ -148,7 +149,12 @@ class Trainer:
         self.processes.on_first(self._open_records)
         self.saved_at = time.monotonic()
         try:
-            with self.stop, self.display.bar(self.recipe.epochs * self.steps, self.updates):
+            with (
+                self.processes.normalising_together(self.model, self.cut.shared),
+                self.stop,
+                self.display.bar(self.recipe.epochs * self.steps, self.updates),
+            ):
+                self._prepare()
                 while self.progress.epoch < self.recipe.epochs:
                     self._train_epoch()
                     self._close_epoch()
@@ -170,6 +176,33 @@ class Trainer:
                     self._unless_full(self.folder.curves, lambda: draw_curves(self.folder.metrics, self.folder.curves))
         return self.result
 
+    def _prepare(self) -> None:
+        """Compile, and share gradients.
+
+        The backward pass without effect is for DDP to lay out its buckets of gradients for good. Left to itself it does so
+        after the first step: then the first step of a resumed run would add the gradients of three or more processes in
+        another order than a run that was not stopped.
+        """
+        self.compiled: nn.Module = torch.compile(self.model) if self.recipe.compile else self.model  # type: ignore[assignment]
+        self.forward = self.compiled
+        if self.processes.size > 1:
+            self._backward(self.model)
+            unused = any(p.grad is None for p in self.model.parameters() if p.requires_grad)
+            self.forward = self.processes.wrap(self.compiled, unused)
+            self.optimizer.zero_grad()
+            self._backward(self.forward)
+            self.optimizer.zero_grad()
+
+    def _backward(self, network: nn.Module) -> None:
+        """Do a backward pass on black images; leave buffers as they were."""
+        buffers = [buffer.clone() for buffer in self.model.buffers()]
+        network.train()
+        with autocast(self.device, self.recipe.precision):
+            logits = network(torch.zeros(max(2, self.cut.batch_size), *self.train.image_shape, device=self.device))
+        logits.float().sum().backward()
+        for buffer, before in zip(self.model.buffers(), buffers, strict=True):
+            buffer.copy_(before)
+
     def _train_epoch(self) -> None:
         progress = self.progress
         steps = self.train.train_steps(self.cut, progress.epoch, progress.step)
@@ -185,23 +218,45 @@ class Trainer:
         set_lr(self.optimizer, self._lr())
         total, processes = self._images_of_step(), self.processes
         loss_sum, correct, images = torch.zeros((), device=self.device), torch.zeros((), device=self.device), 0
-        for k, (pixels, labels) in enumerate(step):
-            x, targets = self._augment(pixels.to(self.device), labels.to(self.device), k)
-            with processes.accumulating(self.forward, last=k == len(step) - 1):
-                with autocast(self.device, self.recipe.precision):
-                    logits = self.forward(x).float()
-                loss = F.cross_entropy(logits, targets) * (len(labels) / total)
-                self.scaler.scale(loss * processes.size if processes.size > 1 else loss).backward()  # DDP takes the mean
-            loss_sum += loss.detach()
-            if not self.soft:
-                correct += (logits.argmax(1) == targets).sum()
-            images += len(labels)
+        batches = iter(step)
+        with processes.running_statistics(self.model, self.cut.shared):
+            for k in range(len(step)):
+                pixels, labels = self._read(batches) or self._black()
+                x, targets = self._augment(pixels.to(self.device), labels.to(self.device), k)
+                with processes.accumulating(self.forward, last=k == len(step) - 1):
+                    with autocast(self.device, self.recipe.precision):
+                        logits = self.forward(x).float()
+                    loss = F.cross_entropy(logits, targets) * (len(labels) / total)
+                    self.scaler.scale(loss * processes.size if processes.size > 1 else loss).backward()  # DDP takes the mean
+                loss_sum += loss.detach()
+                if not self.soft:
+                    correct += (logits.argmax(1) == targets).sum()
+                images += len(labels)
         self.passed_over = not self._update()
-        if not self.cut.shared:
-            processes.average_statistics(self.model)
         if self.ema:
             self.ema.update(self.model)
         return loss_sum.item(), int(correct.item()), images
+
+    def _read(self, batches: Iterator[Batch]) -> Batch | None:
+        """Return the next batch; None after the last one, and from one on that cannot be read.
+
+        That is kept as this process's ``failure``, of which the others learn when they next agree.
+        """
+        if self.failure is not None:
+            return None
+        try:
+            return next(batches, None)
+        except (InputError, RunFailed, OSError) as error:
+            if self.processes.size == 1:
+                raise
+            self.failure = error
+            return None
+
+    def _black(self) -> Batch:
+        """Return what a process that cannot read takes its part in the step with, for which the others wait."""
+        assert self.failure is not None
+        size = self.cut.batch_size
+        return torch.zeros(size, *self.train.image_shape, dtype=torch.uint8), torch.zeros(size, dtype=torch.int64)
 
     def _images_of_step(self) -> int:
         """Return the images of the step under way, of all processes; of the last one in memory what is left."""
@@ -237,9 +292,10 @@ class Trainer:
         """Count a step that is done; save, and leave, where any process has reason to."""
         progress = self.progress
         due = time.monotonic() - self.saved_at > self.checkpoint_seconds
-        losses, hits, counts, signals, dues, bad = self.processes.gather(
-            loss, correct, images, self._wish(), due, self._tell_bad_images()
+        losses, hits, counts, signals, dues, bad, failed = self.processes.gather(
+            loss, correct, images, self._wish(), due, self._tell_bad_images(), self.failure is not None
         ).T
+        self.processes.end_if_any(failed, self.failure)
         progress.bad_images += int(bad.sum())
         self._count(losses.sum().item(), int(hits.sum()), int(counts.sum()))
         self._leave_if_any(signals)
@@ -339,8 +395,7 @@ class Trainer:
 
     def _keep_chosen(self) -> None:
         """Keep the newest weights as those that count, in the folder and in the checkpoint."""
-        state = self._newest().state_dict()
-        self.chosen_weights = {name: value.detach().cpu().clone() for name, value in state.items()}
+        self.chosen_weights = _copy(self._newest())
         self.processes.on_first(lambda: self.export(self._newest()))
 
     def _chosen_model(self) -> nn.Module:
@@ -381,7 +436,7 @@ class Trainer:
             self.display.warn(f"{path} is not written: {error}")
 
     def _save(self) -> None:
-        if not all(p.isfinite().all() for p in self.model.parameters()):
+        if not (_finite(self.model) and (self.ema is None or _finite(self.ema.module))):
             raise self._diverged("a weight became infinite or NaN")
         self.processes.on_first(lambda: save_newest(self.folder, self._state()))
         self.saved_at = time.monotonic()
@@ -435,13 +490,17 @@ class Trainer:
             scores |= {f"{name}_{quantity}": value for quantity, value in mean_scores(total).items()}
         return scores
 
-    def _eval_batches(self, source: Source) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield this process's share; leave between two batches where any process is asked to stop."""
-        processes, batch_size = self.processes, self.cut.batch_size
-        batches = source.eval_batches(batch_size, processes.rank, processes.size)
-        for _ in range(math.ceil(math.ceil(len(source) / processes.size) / batch_size)):  # the largest share's number
-            self._leave_if_any(processes.gather(self._wish())[:, 0])
-            if (batch := next(batches, None)) is not None:
+    def _eval_batches(self, source: Source) -> Iterator[Batch]:
+        """Yield this process's share; leave between two batches where any process has reason to."""
+        batches = source.eval_batches(self.cut.batch_size, self.processes.rank, self.processes.size)
+        left: Tensor | bool = True
+        while left:
+            batch = self._read(batches)
+            signals, failed, more = self.processes.gather(self._wish(), self.failure is not None, batch is not None).T
+            self.processes.end_if_any(failed, self.failure)
+            self._leave_if_any(signals)
+            left = more.any()
+            if batch is not None:
                 yield batch
 
     def _skips_images(self) -> bool:
@@ -468,21 +527,6 @@ class Trainer:
             self._save()
             raise self.processes.agreed(Stopped(int(signals.max())))
 
-    def _settle(self) -> None:
-        """Do a backward pass without effect, after which DDP has its buckets of gradients laid out for good.
-
-        Left to itself it does so after the first step: then the first step of a resumed run would add the gradients of three
-        or more processes in another order than a run that was not stopped.
-        """
-        buffers = [buffer.clone() for buffer in self.model.buffers()]
-        self.forward.train()
-        with autocast(self.device, self.recipe.precision):
-            logits = self.forward(torch.zeros(max(2, self.cut.batch_size), *self.train.image_shape, device=self.device))
-        logits.float().sum().backward()
-        self.optimizer.zero_grad()
-        for buffer, before in zip(self.model.buffers(), buffers, strict=True):
-            buffer.copy_(before)
-
     def _lr(self, step: int | None = None) -> float:
         """Return the base learning rate at a step of the epoch under way; default: the one to be done next."""
         at = self.progress.step if step is None else step
@@ -508,6 +552,16 @@ class Trainer:
             f"process {processes.rank} of {processes.size} lost contact with another one in epoch {progress.epoch + 1}, "
             f"step {progress.step + 1} ({str(error).strip().splitlines()[0]}). Go on from the last checkpoint with `resume`."
         )
+
+
+def _copy(model: nn.Module) -> State:
+    return {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+
+
+def _finite(model: nn.Module) -> bool:
+    """Say whether all weights and statistics are finite, with one look at the device."""
+    values = [value for value in model.state_dict().values() if value.is_floating_point()]
+    return not values or bool(torch.stack([value.isfinite().all() for value in values]).all())
 
 
 def _epoch_text(line: dict[str, Any], name: str, best: bool, young: bool) -> str:

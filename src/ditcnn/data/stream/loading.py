@@ -2,9 +2,11 @@
 
 import atexit
 import multiprocessing
+import pickle
+import shutil
+import signal
 import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import nullcontext
 from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple
 
@@ -17,13 +19,15 @@ from ditcnn.data.batches import derived_seed
 from ditcnn.data.stream.randomness import seeded
 from ditcnn.data.stream.source import BadImage, ImageSource
 from ditcnn.data.stream.transforms import EvalTransform, ImageTransform
-from ditcnn.data.stream.workers import at_start, start_method
+from ditcnn.data.stream.workers import IMPORTED_MAIN, at_start, start_method
 from ditcnn.system.errors import InputError, RunFailed, reason
+from ditcnn.system.text import one_line
 
 __all__ = ["Step", "epoch_order", "eval_batches_of", "micro_batches_per_rank", "steps_per_epoch_of", "train_batches_of"]
 
 Batch = tuple[Tensor, Tensor]
 MOST_BAD_IN_A_ROW = 100  # then it is not an image that is bad, but the data
+_READ = 3  # keeps draws where an image is read apart from those of its transform
 
 
 def epoch_order(images: int, seed: int, epoch: int) -> Tensor:
@@ -41,7 +45,7 @@ def steps_per_epoch_of(images: int, global_batch: int) -> int:
         InputError: There is not one whole batch.
     """
     if images < global_batch:
-        raise InputError(f"{images} training images are fewer than --global-batch {global_batch}; make it smaller.")
+        raise InputError(f"{images} training images are fewer than a batch of {global_batch}; make it smaller.")
     return images // global_batch
 
 
@@ -52,11 +56,11 @@ def micro_batches_per_rank(global_batch: int, batch_size: int, world_size: int) 
         InputError: The global batch cannot be cut so.
     """
     if min(global_batch, batch_size) < 1:
-        raise InputError(f"--global-batch and --batch-size must be above 0; got {global_batch} and {batch_size}.")
+        raise InputError(f"`global_batch` and `batch_size` must be above 0; got {global_batch} and {batch_size}.")
     if global_batch % (batch_size * world_size):
         raise InputError(
-            f"--global-batch {global_batch} is not a multiple of --batch-size {batch_size} times {world_size} "
-            f"process{'es' if world_size > 1 else ''}; change --batch-size or --global-batch."
+            f"`global_batch` {global_batch} is not a multiple of `batch_size` {batch_size} times {world_size} "
+            f"process{'es' if world_size > 1 else ''}; change one of them."
         )
     return global_batch // (batch_size * world_size)
 
@@ -162,7 +166,7 @@ def eval_batches_of(
     """
     own = torch.arange(len(source))[rank::world_size]
     rows = own.split(batch_size) if len(own) else ()
-    fetch = _Fetch(source, _AnyEpoch(transform), (0,), replace=False)
+    fetch = _Fetch(source, _AnyEpoch(transform), (), replace=False)
     for images, labels in _read(fetch, _Rows(rows), workers, skip_bad_images, bad_images):
         if len(labels):
             yield images, labels
@@ -204,14 +208,26 @@ class _Sample(NamedTuple):
     pixels: Tensor | None
     label: int
     bad: list[tuple[str, str]]
-    fatal: str | None
+    fatal: Exception | None
 
 
 class _Fetch(Dataset[_Sample]):
-    """Reads by index. Errors are returned, as torch turns those of workers into tracebacks."""
+    """Reads by index. Errors are returned, as torch turns those of workers into tracebacks.
+
+    Args:
+        source: The images.
+        transform: What is done to an image and its place.
+        place: Numbers of which, with its index, what is drawn where an image is read is a function.
+        replace: Take the next image for one that is bad.
+    """
 
     def __init__(
-        self, source: ImageSource, transform: Callable[[Image.Image, int], Tensor], place: tuple[int, ...], *, replace: bool
+        self,
+        source: ImageSource,
+        transform: Callable[[Image.Image, int], Tensor],
+        place: tuple[int, ...],
+        *,
+        replace: bool,
     ) -> None:
         self.source, self.transform, self.place, self.replace = source, transform, place, replace
 
@@ -223,26 +239,50 @@ class _Fetch(Dataset[_Sample]):
         tries = min(MOST_BAD_IN_A_ROW, len(self.source)) if self.replace else 1
         for candidate in (i % len(self.source) for i in range(index, index + tries)):
             try:
-                with seeded(*self.place, candidate) if self.source.draws else nullcontext():
-                    image, label = self.source.read(candidate)
+                image, label = self._read(candidate)
                 pixels = image if isinstance(image, Tensor) else self.transform(image, index)  # floats stay as they are
                 return _Sample(pixels, label, bad, None)
             except BadImage as error:
                 last = str(error)
                 if candidate == index:  # a bad neighbour is counted in its own turn
                     bad.append((self.source.path(candidate), last))
-            except OSError as error:  # the disk's fault: not the same in each process
-                return _Sample(None, 0, bad, f"{self.source.path(candidate)} cannot be read: {reason(error)}.")
-        fatal = f"{last} So were the {tries - 1} before it: mend the data." if self.replace else None
+            except Exception as error:  # not the same in each process: the disk's fault, or of code of the user's own
+                return _Sample(None, 0, bad, self._fatal(error, candidate))
+        fatal = InputError(f"{last} So were the {tries - 1} before it: mend the data.") if self.replace else None
         return _Sample(None, 0, bad, fatal)
 
+    def _read(self, index: int) -> tuple[Any, int]:
+        if not self.source.draws:
+            return self.source.read(index)
+        with seeded(*self.place, index, _READ):
+            return self.source.read(index)
 
-def _collate(samples: list[_Sample]) -> tuple[Tensor, Tensor, list[tuple[str, str]], list[str]]:
+    def _fatal(self, error: Exception, index: int) -> Exception:
+        path = self.source.path(index)
+        if isinstance(error, InputError):
+            return InputError(str(error))
+        if isinstance(error, OSError):
+            return InputError(f"{path} cannot be read: {reason(error)}.")
+        if isinstance(error, MemoryError):
+            return RunFailed(f"{path}: out of memory; try fewer `workers` or a smaller `batch_size`.")
+        return InputError(f"{path} cannot be made an input: {type(error).__name__}: {one_line(error, 300)}.")
+
+
+def _collate(samples: list[_Sample]) -> tuple[Tensor, Tensor, list[tuple[str, str]], list[Exception]]:
     good = [sample for sample in samples if sample.pixels is not None]
-    images = default_collate([sample.pixels for sample in good]) if good else torch.empty(0, 3, 0, 0, dtype=torch.uint8)
+    fatal = [sample.fatal for sample in samples if sample.fatal]
+    kinds = {(tuple(sample.pixels.shape), sample.pixels.dtype) for sample in good if sample.pixels is not None}
+    if len(kinds) > 1:
+        (one, other, *_) = sorted(f"{dtype} {list(shape)}" for shape, dtype in kinds)
+        fatal.append(InputError(f"images of a batch must be of one size and type; got {one} and {other}."))
+    if fatal:
+        return torch.empty(0), torch.empty(0), [], fatal
+    try:
+        images = default_collate([sample.pixels for sample in good]) if good else torch.empty(0, 3, 0, 0, dtype=torch.uint8)
+    except RuntimeError as error:
+        return torch.empty(0), torch.empty(0), [], [RunFailed(f"a data worker failed: {one_line(error, 300)}.{_room()}")]
     labels = torch.tensor([sample.label for sample in good], dtype=torch.int64)
-    bad = [place for sample in samples for place in sample.bad]
-    return images, labels, bad, [sample.fatal for sample in samples if sample.fatal]
+    return images, labels, [place for sample in samples for place in sample.bad], []
 
 
 def _read(
@@ -253,21 +293,44 @@ def _read(
     try:
         for images, labels, bad, fatal in batches:
             if fatal:
-                raise InputError(fatal[0])
+                raise fatal[0]
             if bad and not skip_bad_images:
-                raise InputError(f"{bad[0][1]} Mend or remove it, or go on without it: --skip-bad-images.")
+                raise InputError(f"{bad[0][1]} Mend or remove it, or go on without it: `skip_bad_images`.")
             if bad_images is not None:
                 bad_images.update(bad)
             yield images, labels
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
-        raise RunFailed(
-            f"a data worker died: {' '.join(str(error).split())} If it has told no error of its own, it may have run out of "
-            "memory; try fewer --workers."
-        ) from None
+        raise _death(batches, error) from None
     finally:
         _end(batches)
+
+
+def _death(batches: Any, error: RuntimeError) -> Exception:
+    """Return what the death of data workers amounts to: their exit codes tell more than torch does."""
+    codes = {worker.exitcode for worker in getattr(batches, "_workers", ()) if worker.exitcode}
+    if IMPORTED_MAIN in codes:
+        return InputError(
+            "each data worker imports the script that was started, and comes to its call of ditcnn.fit: put that below "
+            "`if __name__ == '__main__':`, or set `workers` to 0."
+        )
+    if -signal.SIGBUS in codes:
+        return RunFailed(f"data workers ran out of shared memory.{_room()}")
+    if -signal.SIGKILL in codes:
+        return RunFailed("a data worker was killed, as the system does when memory is short; try fewer `workers`.")
+    last = next((line for line in reversed(str(error).splitlines()) if line.strip()), "")
+    return RunFailed(f"a data worker died: {one_line(last, 300)} What it told stands above; try `workers` 0.")
+
+
+def _room() -> str:
+    """Return what a person can do who has too little shared memory, through which workers hand over their batches."""
+    try:
+        room = shutil.disk_usage("/dev/shm")
+    except OSError:
+        return ""
+    size = f"{room.total >> 20:,} MiB"
+    return f" /dev/shm has {size}: give it more (docker run --shm-size=2g), or take fewer `workers`, 0 for none."
 
 
 # A process that ends with workers at work would wait for them without end: they ignore the signal by which it ends them.
@@ -294,7 +357,12 @@ def _load(fetch: _Fetch, rows: _Rows, workers: int) -> Any:
     except BaseException as error:  # an interruption too: those that have started already would be waited for at the end
         _kill(set(multiprocessing.active_children()) - others)
         if isinstance(error, EOFError | ConnectionError):
-            raise RunFailed("data workers cannot be started, as their server has ended; try --workers 0.") from None
+            raise RunFailed("data workers cannot be started, as their server has ended; try `workers` 0.") from None
+        if isinstance(error, pickle.PicklingError | AttributeError | TypeError):
+            raise InputError(
+                f"the images cannot be sent to data workers: {one_line(error, 300)}. Define their Dataset and its "
+                "transforms in a module, by name and not as a lambda, or set `workers` to 0."
+            ) from None
         raise
     _at_work.add(batches)
     return batches

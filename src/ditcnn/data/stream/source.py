@@ -32,10 +32,10 @@ class ImageSource(ABC):
 
     notes: tuple[str, ...] = ()
     """What a person should be told of the images: how they were split, what was left out."""
-    draws: bool = False
-    """Whether `read` may draw from the global generators, as the transforms of a user's own dataset do."""
     upright: bool = False
     """Whether `read` turns images as their EXIF orientation says."""
+    draws: bool = False
+    """Whether `read` may draw random numbers: code of the user's own."""
     samples_in_digest = 256  # asking a million files for their size takes minutes on a network's disk
 
     def __init__(self, where: str, names: Sequence[str], labels: ArrayLike, classes: Sequence[str]) -> None:
@@ -112,10 +112,10 @@ class FileSource(ImageSource):
 
 class _Subset(ImageSource):
     def __init__(self, source: ImageSource, indices: NDArray[np.int64]) -> None:
-        self.where, self.classes, self.notes = source.where, source.classes, source.notes
+        self.where, self.classes, self.notes, self.draws = source.where, source.classes, source.notes, source.draws
         self.labels = source.labels[indices]
         self._names = source._names[indices]
-        self._source, self._indices, self.draws = source, indices, source.draws
+        self._source, self._indices = source, indices
         self.samples_in_digest = source.samples_in_digest
 
     @property

@@ -8,9 +8,10 @@ import threading
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import BaseContext
 
-__all__ = ["at_start", "start_method"]
+__all__ = ["IMPORTED_MAIN", "at_start", "end_if_importing_main", "start_method"]
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+IMPORTED_MAIN = 87  # a worker's exit code
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 _IMPORTED_ONCE = ("ditcnn.data.stream", "ditcnn.cli")  # the latter by the command's script, which workers import
 
 
@@ -50,6 +51,15 @@ def at_start(worker: int) -> None:
     for signum in _SIGNALS:  # in a server that other code has started they are not blocked
         signal.signal(signum, signal.SIG_IGN)
     threading.Thread(target=_end_with_main, daemon=True).start()
+
+
+def end_if_importing_main() -> None:
+    """End a worker that is importing the main script, and has come to a call there that would start a run of its own.
+
+    In silence: the main process tells it, by the exit code, and once for all workers.
+    """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):  # as multiprocessing itself finds out
+        os._exit(IMPORTED_MAIN)
 
 
 def _end_with_main() -> None:

@@ -6,14 +6,12 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ditcnn.experiments.engine.cells import CellStore
-from ditcnn.experiments.engine.course import Course
 from ditcnn.experiments.engine.experiment import Budget, BudgetName, Cell, Context, Experiment, Plan, Row, cell_key
 from ditcnn.experiments.engine.record import package_versions, write_figures, write_texts
 from ditcnn.experiments.engine.runs import RunStore
@@ -98,9 +96,16 @@ def _run_cells(
     if len(open_cells) < len(cells) and any(launch["versions"] != package_versions() for launch in store.launches):
         display.warn(f"some cells were done by other versions of the packages; {experiment.name}.json names both.")
     store.launch(_this_process())
-    with Course(experiment.name, display, [experiment.cost(cell) for cell in open_cells], len(cells)) as course:
+    costs = [experiment.cost(cell) for cell in open_cells]
+    first = 1 + len(cells) - len(open_cells)
+    with display.bar(sum(costs), 0.0, experiment.name):
         for number, cell in enumerate(open_cells):
-            progress = partial(course.at, number, cell)
+            settings = "" if display.drawn else ": " + " ".join(f"{key}={value}" for key, value in cell.items())
+            text = f"{experiment.name} {number + first}/{len(cells)}{settings}"
+
+            def progress(fraction: float, n: int = number, text: str = text) -> None:
+                display.at(sum(costs[:n]) + fraction * costs[n], text)
+
             progress(0.0)
             started = time.monotonic()
             numbers = experiment.run(cell, dataclasses.replace(context, progress=progress))

@@ -33,8 +33,11 @@ class Table:
         """Return the columns of ``brief``, aligned: headings, and rows; a first column that is too wide gives way."""
         columns = [[str(row[number]) for row in self.rows] for number in self.brief]
         heads = [self.head[number] for number in self.brief]
-        widths = [max(map(len, [*column, *head.split()])) for column, head in zip(columns, heads, strict=True)]
-        widths[0] = min(widths[0], max(8, width - sum(widths[1:]) - 2 * (len(widths) - 1)))
+        room = width - 2 * (len(columns) - 1)
+        widths = [max(map(len, [*column, head])) for column, head in zip(columns, heads, strict=True)]
+        if sum(widths) > room:
+            widths = [max(map(len, [*column, *head.split()])) for column, head in zip(columns, heads, strict=True)]
+            widths[0] = min(widths[0], max(8, room - sum(widths[1:])))
         wrapped = [textwrap.wrap(head, w) for head, w in zip(heads, widths, strict=True)]
         height = max(map(len, wrapped))
         above = zip(*([""] * (height - len(lines)) + lines for lines in wrapped), strict=True)
