@@ -92,7 +92,9 @@ def train_command(argv: list[str]) -> None:
     options: dict[str, Any] = {"recipe": recipe, "out": run.out, "resume": run.resume, "config": run.config} | asked
     options["display"] = Display(quiet=rank() != 0, words=with_flags)
     if run.dry_run:
-        _print_plan(plan(options.pop("model", None), run.data, **options))
+        planned = plan(options.pop("model", None), run.data, **options)
+        if rank() == 0:
+            _print_plan(planned)
         return
     result = fit(options.pop("model", None), run.data, **options)
     if rank() == 0:

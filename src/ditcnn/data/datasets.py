@@ -71,7 +71,6 @@ class DatasetSource(ImageSource):
         InputError: An IterableDataset, no items, or items and labels of other kinds.
     """
 
-    draws = True
     samples_in_digest = 16  # each is read twice
     draws = True
 

@@ -18,7 +18,7 @@ from ditcnn.system.errors import InputError
 from ditcnn.system.files import write_atomically
 from ditcnn.system.locks import locked_folder
 
-__all__ = ["RunFolder", "new_run_folder", "newest_run", "program", "resume_command"]
+__all__ = ["RUNS", "RunFolder", "new_run_folder", "newest_run", "program", "resume_command"]
 
 RUNS = Path("runs")
 

@@ -9,7 +9,7 @@ from torch import nn
 from ditcnn.recipes import OWN, RECIPES, Recipe
 from ditcnn.system.display import Display
 from ditcnn.system.errors import InputError
-from ditcnn.train.folder import RunFolder, newest_run
+from ditcnn.train.folder import RUNS, RunFolder, newest_run
 from ditcnn.train.inputs import Data
 from ditcnn.train.matching import match_recipe
 from ditcnn.train.settings import (
@@ -69,6 +69,8 @@ def resolve_run(
     name = _name(recipe, in_config.get("recipe"), (stored or {}).get("recipe"))
     if name is None and not isinstance(recipe, Recipe):
         images = train if train is not None else below.get("data")
+        if images is None and resume and not in_config:
+            raise InputError(f"there is no run below {RUNS}/ to go on with; name a recipe or images to begin one.")
         name = "digits" if images is None and in_config else match_recipe(images, display.say)
     layers = [_of_recipe(stored or {}), _of_recipe(in_config), settings | own]
     named = next((layer["model"] for layer in reversed(layers) if "model" in layer), None)

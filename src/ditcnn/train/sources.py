@@ -96,6 +96,10 @@ class Source(Protocol):
         """Return how many images the micro-batches of an epoch have."""
         ...
 
+    def place(self, cut: Cut, epoch: int, step: int, number: int) -> tuple[int, ...]:
+        """Return the numbers that tell a micro-batch from all others of a run, of which its drop path's draws are made."""
+        ...
+
     def train_steps(self, cut: Cut, epoch: int, first: int) -> Iterator[Step]:
         """Yield an epoch's steps from ``first`` on, this process's micro-batches of each, shuffled and augmented."""
         ...
@@ -145,6 +149,10 @@ class MemorySource:
         whole, rest = divmod(len(self), cut.global_batch)
         parts = {rest // cut.micro_batches, -(-rest // cut.micro_batches)} if rest >= cut.micro_batches else set()
         return parts | ({cut.batch_size} if whole else set())
+
+    def place(self, cut: Cut, epoch: int, step: int, number: int) -> tuple[int, ...]:
+        """Return epoch and step, as runs of one micro-batch a step have always had it, and the others' number."""
+        return (epoch, step, number) if number else (epoch, step)
 
     def train_steps(self, cut: Cut, epoch: int, first: int) -> Iterator[Step]:
         """Yield an epoch's steps from ``first`` on."""
@@ -223,6 +231,10 @@ class StreamSource:
     def sizes(self, cut: Cut) -> set[int]:
         """Return how many images the micro-batches of an epoch have."""
         return {cut.batch_size}
+
+    def place(self, cut: Cut, epoch: int, step: int, number: int) -> tuple[int, ...]:
+        """Return the steps done in the run, and the micro-batch's number."""
+        return epoch * self.steps(cut) + step, number
 
     def train_steps(self, cut: Cut, epoch: int, first: int) -> Iterator[Step]:
         """Yield an epoch's steps from ``first`` on."""

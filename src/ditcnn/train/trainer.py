@@ -43,7 +43,7 @@ class Trainer:
     """One run of a recipe: exact, interruptible anywhere, the same whoever called it.
 
     Each step has a global batch, cut into micro-batches (`Cut`). The order of images is a function of (seed, epoch), the
-    augmentation of an image of (seed, epoch, index), all else that is random in a step of (seed, step, micro-batch). So a
+    augmentation of an image of (seed, epoch, index), all else that is random in it of (seed, step, micro-batch). So a
     run that was stopped anywhere and goes on has the same bits as one that never stopped, on a CPU with as many threads;
     and a run in several processes has the steps of one process, to rounding.
 
@@ -270,7 +270,8 @@ class Trainer:
         if self.soft:
             x, targets = self.mix(x, labels, self.updates, number)
         x = self.erase(x, self.updates, number)
-        torch.manual_seed(derived_seed(self.recipe.seed, self.updates, number))  # of drop path, on GPUs too
+        place = self.train.place(self.cut, self.progress.epoch, self.progress.step, number)
+        torch.manual_seed(derived_seed(self.recipe.seed, *place))  # of drop path, on GPUs too
         return x.contiguous(memory_format=torch.channels_last) if self.recipe.channels_last else x, targets
 
     def _update(self) -> bool:
@@ -425,8 +426,8 @@ class Trainer:
         clean(self.folder, self.restored_from)
         self.folder.failed.unlink(missing_ok=True)
         self.log = MetricsLog(self.folder.metrics, self.lines, self.display.warn)
-        if self.chosen_weights is not None and (mended := self.export(self._chosen_model())):
-            self.display.warn(f"{self.folder.path}: not as the checkpoint has it, written anew: {', '.join(mended)}.")
+        if self.chosen_weights is not None and self.folder.weights.name in self.export(self._chosen_model()):
+            self.display.warn(f"{self.folder.weights} is not the model that the checkpoint holds; written anew from it.")
 
     def _record(self, line: dict[str, Any]) -> None:
         self.lines.append(line)

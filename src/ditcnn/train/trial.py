@@ -27,8 +27,7 @@ def check_step(model: nn.Module, recipe: Recipe, train: Source, cut: Cut, device
             f"{len(train)} training images make no step of {cut.global_batch} in {cut.micro_batches} parts; lower "
             "`global_batch` or `batch_size`."
         )
-    sizes = train.sizes(cut)
-    smallest = min(sizes) * (cut.size if cut.shared else 1)  # shared batches are normalised as a whole
+    smallest = min(train.sizes(cut)) * (cut.size if cut.shared else 1)  # shared batches are normalised as a whole
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         copied = copy.deepcopy(model).to(device).train()
         x = torch.zeros(min(smallest, 2), *train.image_shape, device=device)

@@ -30,8 +30,6 @@ class ImageSource(ABC):
 
     notes: tuple[str, ...] = ()
     """What a person should be told of the images: how they were split, what was left out."""
-    draws: bool = False
-    """Whether `read` may draw from the global generators, as the transforms of a user's own dataset do."""
     upright: bool = False
     """Whether `read` turns images as their EXIF orientation says."""
     samples_in_digest = 256  # asking a million files for their size takes minutes on a network's disk
@@ -117,7 +115,7 @@ class _Subset(ImageSource):
         self.upright, self.draws = source.upright, source.draws
         self.labels = source.labels[indices]
         self._names = source._names[indices]
-        self._source, self._indices, self.draws = source, indices, source.draws
+        self._source, self._indices = source, indices
         self.samples_in_digest = source.samples_in_digest
 
     def path(self, index: int) -> str:
