@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ditcnn.data.batches import derived_seed, normalise
 from ditcnn.data.stream import Erase, Mix, Step
 from ditcnn.recipes import Recipe
+from ditcnn.system.batch_norm import refuse_other_norms
 from ditcnn.system.devices import autocast
 from ditcnn.system.display import Display
 from ditcnn.system.errors import Diverged, InputError, RunFailed
@@ -128,6 +129,8 @@ class Trainer:
                 f"`mixup` and `cutmix` pair images; {count} training images in batches of {batch_size} leave "
                 f"a batch of {odd[0]}. Choose another `batch_size`."
             )
+        if self.cut.shared:
+            refuse_other_norms(self.model)
         if 1 not in sizes or self.cut.shared:
             return
         try:
