@@ -24,9 +24,9 @@ from ditcnn.bench.timing import interleave
 from ditcnn.data import ImageSet
 from ditcnn.data.batches import normalise, train_batches
 from ditcnn.recipes import make_recipe
-from ditcnn.train import build_model
 from ditcnn.system.devices import autocast
 from ditcnn.system.environment import describe_environment
+from ditcnn.train import build_model
 from ditcnn.train.optim import make_optimizer
 
 CPU = torch.device("cpu")

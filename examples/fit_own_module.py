@@ -18,6 +18,7 @@ class Net(nn.Module):
         ditcnn.add_quadratic(self, ["features.0"])
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return logits."""
         return self.head(self.features(x).flatten(1))
 
 

@@ -5,7 +5,9 @@ import torch
 import torchvision.transforms.functional as TF
 
 from ditcnn.data import ImageSet
-from ditcnn.data.batches import derived_seed, normalise, random_crop, random_flip, steps_per_epoch, train_batches
+from ditcnn.data.batches import derived_seed, normalise, random_crop, random_flip
+from ditcnn.recipes import Recipe
+from ditcnn.train.sources import Cut, MemorySource
 
 
 @pytest.fixture
@@ -15,15 +17,19 @@ def data():
     return ImageSet(images, torch.arange(50))
 
 
-def epoch(data, **kwargs):
-    defaults = {"batch_size": 16, "seed": 1, "epoch": 0, "crop_padding": 2, "flip": True}
-    return list(train_batches(data, **(defaults | kwargs)))
+def epoch(data, *, number=0, first=0, batch_size=16, **settings):
+    """An epoch's batches, of steps of one micro-batch."""
+    recipe = Recipe(**({"seed": 1, "crop_padding": 2} | settings))
+    source = MemorySource(data, tuple("abc"), recipe)
+    cut = Cut(batch_size, batch_size)
+    steps = list(source.train_steps(cut, number, first))
+    assert [step.number for step in steps] == list(range(first, source.steps(cut)))
+    return [batch for step in steps for batch in step]
 
 
 def test_an_epoch_has_each_image_once_in_a_new_order(data):
-    labels = [torch.cat([y for _, y in epoch(data, epoch=e)]) for e in (0, 1)]
+    labels = [torch.cat([y for _, y in epoch(data, number=e)]) for e in (0, 1)]
     assert [len(y) for _, y in epoch(data)] == [16, 16, 16, 2]
-    assert steps_per_epoch(50, 16) == 4
     for order in labels:
         assert order.sort().values.tolist() == list(range(50))
     assert not torch.equal(*labels)
@@ -41,7 +47,7 @@ def test_seeds_and_epochs_draw_differently(data):
     first = epoch(data)[0][0]
     assert torch.equal(first, epoch(data)[0][0])
     assert not torch.equal(first, epoch(data, seed=2)[0][0])
-    assert not torch.equal(first, epoch(data, epoch=1)[0][0])
+    assert not torch.equal(first, epoch(data, number=1)[0][0])
 
 
 def test_crop_is_torchvisions_pad_and_crop(data):
@@ -60,7 +66,7 @@ def test_flip_mirrors_the_chosen_images(data):
 
 def test_images_of_a_batch_have_draws_of_their_own():
     same = ImageSet(torch.arange(48).view(1, 1, 6, 8).repeat(100, 1, 1, 1).to(torch.uint8), torch.zeros(100).long())
-    ((images, _),) = train_batches(same, batch_size=100, seed=0, epoch=0, crop_padding=2, flip=True)
+    ((images, _),) = epoch(same, batch_size=100, seed=0)
     # 25 offsets and 2 mirrorings: 50 pictures, and a hundred draws show most of them.
     assert 35 < len({tuple(i.flatten().tolist()) for i in images}) <= 50
 

@@ -69,7 +69,7 @@ def test_python_m_is_the_same_program():
         (["--epochs"], "Missing value for argument '--epochs'"),
         (["--precision", "fp33"], "invalid choice 'fp33' for argument '--precision'"),
         (["--epochs", "0"], "--epochs must be above 0"),
-        (["--checkpoint-minutes", "-1"], "--checkpoint-minutes must not be negative"),
+        (["--checkpoint-minutes", "-1"], "--checkpoint-minutes must not be negative; got -1"),
         (["cifra10"], "there is no recipe 'cifra10'. Did you mean cifar10?"),
         (["digits", "stray"], "unknown argument stray"),
         (["--model", "dit_resnet21"], "there is no model 'dit_resnet21'. Did you mean dit_resnet"),
@@ -80,12 +80,12 @@ def test_python_m_is_the_same_program():
         (["--mean", "0.5"], "--mean and --std must have one value a channel"),
         (["--mean", "0.5", "0.5", "--std", "1", "1"], "--mean has 2 values, the images 1 channels"),
         (["--data", "nowhere"], "nowhere: no such folder or archive"),
-        (["--config", "nowhere.yaml"], "nowhere.yaml: No such file"),
+        (["--config", "nowhere.yaml"], "nowhere.yaml: no such file"),
         (["--device", "mps"], "--device mps: this machine"),
         (["--model-kwargs", "num_classes=20"], "--model-kwargs takes no num_classes: the data decide it"),
         (["cifar10-warmup", "--milestones", "5"], "--milestones has no effect here: it needs --schedule multistep"),
         (["--opt", "adamw", "--momentum", "0.5"], "--momentum has no effect here: it needs an --opt with momentum"),
-        (["--workers", "2"], "--workers has no effect here: it needs a recipe whose images are streamed"),
+        (["--workers", "2"], "--workers has no effect on images in memory; leave it out"),
     ],
 )
 def test_bad_flags_of_train(capsys, arguments, message):
@@ -128,7 +128,9 @@ def test_epochs_in_a_config_leave_room_for_a_longer_warmup_on_the_command_line(c
 
 def test_a_config_of_another_recipe_is_refused(capsys):
     Path("config.yaml").write_text("recipe: digits\n")
-    assert "is a run of recipe digits, not cifar10" in fails(capsys, "train", "cifar10", "--config", "config.yaml")
+    assert "a run has one recipe; named are cifar10 and digits" in fails(
+        capsys, "train", "cifar10", "--config", "config.yaml"
+    )
 
 
 def test_a_folder_that_holds_a_run_is_not_overwritten(capsys, trained):

@@ -22,7 +22,6 @@ def test_class_folders_are_counted_and_some_images_measured(tmp_path, form):
     assert (found.kind, found.compressed) == ("folders" if form == "folder" else "tar", form == ".tar.gz")
     assert (found.images, found.classes, found.exact) == ({"train": 9, "val": 6}, 3, True)
     assert (set(found.sizes), found.modes, found.small, found.grey) == ({(8, 8)}, ("L", "RGB"), True, False)
-    assert not found.plain
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -32,7 +31,7 @@ def test_class_folders_that_stand_alone_are_plain_and_photographs_not_small(tmp_
         for number in range(3):
             Image.new("RGB", (400 + number, 300)).save(tmp_path / "photos" / name / f"{number}.jpg")
     found = look_at(write_tar(tmp_path / "photos", tmp_path / "p.tar", prefix="out") if packed else tmp_path / "photos")
-    assert (found.images, found.classes, found.plain, found.small) == ({"all": 6}, 2, True, False)
+    assert (found.images, found.classes, found.small) == ({"all": 6}, 2, False)
     assert set(found.sizes) == {(300, 400), (300, 401), (300, 402)}
 
 

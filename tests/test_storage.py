@@ -10,7 +10,7 @@ import torch
 from ditcnn.system.errors import InputError, RunFailed
 from ditcnn.system.files import write_atomically
 from ditcnn.system.locks import try_lock
-from ditcnn.train.checkpoint import clean, load_newest, save_newest
+from ditcnn.train.checkpoint import FORMAT, clean, load_newest, save_newest
 from ditcnn.train.folder import RunFolder
 from ditcnn.train.storage import Damaged, load_state, save_state
 
@@ -21,7 +21,7 @@ def folder(tmp_path):
 
 
 def state(number):
-    return {"number": number, "tensor": torch.full((5000,), float(number))}
+    return {"format": FORMAT, "number": number, "tensor": torch.full((5000,), float(number))}
 
 
 def test_a_state_comes_back(tmp_path):

@@ -33,7 +33,7 @@ from ditcnn.data.stream import (
     train_batches_of,
 )
 from ditcnn.data.stream.failures import explained_worker, refuse_unguarded
-from ditcnn.data.stream.folders import FolderSource
+from ditcnn.data.stream.files import FolderSource
 from ditcnn.data.stream.source import subset
 from ditcnn.system.errors import InputError
 from tests.conftest import until
@@ -629,9 +629,13 @@ def test_mixing_is_a_function_of_seed_step_and_micro_batch_and_leaves_other_draw
     assert np.random.get_state()[1].tolist() == before
 
 
-def test_mixing_needs_pairs():
-    with pytest.raises(InputError, match="even `batch_size`; got 7"):
-        Mix(5)(*normal(7), 0, 0)
+def test_of_an_odd_number_the_last_image_is_not_mixed():
+    images, labels = normal(7)
+    mixed, targets = Mix(5)(images.clone(), labels, 0, 0)
+    pairs, of_pairs = Mix(5)(images[:6].clone(), labels[:6], 0, 0)
+    assert torch.equal(mixed, torch.cat([pairs, images[6:]]))
+    assert torch.equal(targets, torch.cat([of_pairs, Mix(5, 0, 0)(images, labels, 0, 0)[1][6:]]))
+    assert torch.equal(Mix(5)(images[:1].clone(), labels[:1], 0, 0)[0], images[:1])
 
 
 def test_erasing_spares_the_first_half_where_it_is_told_to():

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from ditcnn.cli import main
+from ditcnn.cli.flags import with_flags
 from ditcnn.data import open_data
 from ditcnn.data.split import hold_out
 from ditcnn.models import CifarResNet
@@ -72,9 +73,9 @@ def test_metrics_have_a_line_an_epoch_and_a_last_one():
 def test_of_epochs_equal_in_accuracy_the_one_of_lowest_loss_is_chosen(monkeypatch):
     scores = iter([(50.0, 0.9), (50.0, 0.7), (50.0, 0.8), (40.0, 0.1)])
 
-    def fixed(trainer, part, model):
+    def fixed(trainer, part, models):
         top1, loss = next(scores, (60.0, 0.5))
-        return {"top1": top1, "loss": loss}
+        return {f"{name}_{quantity}": value for name in models for quantity, value in (("top1", top1), ("loss", loss))}
 
     monkeypatch.setattr(Trainer, "_evaluate", fixed)
     assert read_metrics(train("--epochs", "4").metrics)[-1]["selected_epoch"] == 2
@@ -219,7 +220,7 @@ def test_precision_is_that_of_the_forward_pass_and_weights_stay_float32(precisio
 
 def test_in_fp16_a_run_whose_gradients_stay_infinite_ends(monkeypatch, capsys):
     with_infinite_gradients(monkeypatch)
-    monkeypatch.setattr("ditcnn.train.run.MOST_SKIPPED_IN_A_ROW", 3)
+    monkeypatch.setattr("ditcnn.train.trainer.MOST_SKIPPED_IN_A_ROW", 3)
     train("--precision", "fp16", status=1)
     assert "the gradient was not finite 3 times in a row in epoch 1, step 3" in capsys.readouterr().err
 
@@ -319,7 +320,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(capsys):
     message = capsys.readouterr().err.splitlines()[-1]
     assert re.search(r"became (nan|inf) in epoch 1, step \d, at learning rate \S+e\+\d\d", message)
     assert "last good checkpoint" in message
-    assert folder.failure() in message
+    assert with_flags(folder.failure()) in message
     assert not folder.last.exists() or all(p.isfinite().all() for p in load_state(folder.last)["model"].values())
     assert "Traceback" not in message
 
@@ -327,7 +328,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(capsys):
 def test_a_run_that_fails_later_names_the_last_good_checkpoint_and_may_go_on_from_it(capsys, monkeypatch):
     rate = Trainer._lr
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_lr", lambda trainer, step: 1e30 if trainer.progress.epoch else rate(trainer, step))
+        patch.setattr(Trainer, "_lr", lambda trainer, step=None: 1e30 if trainer.progress.epoch else rate(trainer, step))
         folder = train(status=1)
     assert "in epoch 2" in (message := capsys.readouterr().err.splitlines()[-1])
     assert "the last good checkpoint: run/last.pt" in message

@@ -17,7 +17,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 import ditcnn
-from ditcnn.cli.parsing import with_flags
+from ditcnn.cli.flags import with_flags
 from ditcnn.data import DatasetSource
 from ditcnn.data.stream import EvalTransform, TrainTransform, WholeTransform, eval_batches_of, train_batches_of
 from ditcnn.data.stream.source import subset

@@ -70,7 +70,7 @@ def _prepare_imagenet(flags: ImagenetFlags) -> None:
         )
     if flags.out.exists() and not flags.out.is_dir():
         raise InputError(f"{flags.out} is a file; --out must name a folder.")
-    from ditcnn.data.imagenet_archives import open_train, open_val, open_val_folder
+    from ditcnn.data.imagenet_archives import open_train, open_val
     from ditcnn.data.imagenet_devkit import read_devkit
     from ditcnn.data.imagenet_folders import Preparation
 
@@ -81,9 +81,7 @@ def _prepare_imagenet(flags: ImagenetFlags) -> None:
             parts["train"] = stack.enter_context(open_train(flags.train_tar, devkit))
         if val is not None:
             wnids, truth = _truth(flags, devkit)
-            parts["val"] = (
-                open_val_folder(val, wnids, truth) if val.is_dir() else stack.enter_context(open_val(val, wnids, truth))
-            )
+            parts["val"] = stack.enter_context(open_val(val, wnids, truth))
         preparation = Preparation(flags.out, parts)
         preparation.check_disk()
         prepared = _run(preparation)

@@ -45,6 +45,9 @@ class EvalFlags:
     """Where to compute."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Arithmetic of the forward pass."""
+    views: Literal[1, 2, 6] = 1
+    """Test-time views, whose accuracy is given beside that without: 2 for the mirrored image too, 6 for both moved by a
+    pixel as well."""
     batch_size: int | None = None
     """Images at a time. Default: 500 small ones, 64 others."""
     workers: int = min(4, os.cpu_count() or 1)
@@ -82,7 +85,17 @@ def evaluate_command(argv: list[str]) -> None:
         for name in ("image_size", "crop_pct", "skip_bad_images"):
             if getattr(flags, name) not in (None, False):
                 raise InputError(f"{flag(name)} has no effect on small images in memory; leave it out.")
-    names = ("device", "precision", "batch_size", "workers", "image_size", "crop_pct", "skip_bad_images", "pretrained")
+    names = (
+        "device",
+        "precision",
+        "views",
+        "batch_size",
+        "workers",
+        "image_size",
+        "crop_pct",
+        "skip_bad_images",
+        "pretrained",
+    )
     options: dict[str, Any] = {name: getattr(flags, name) for name in names}
     scores = evaluate(flags.model, data, in_memory=in_memory, **options)
     for message in scores.pop("left_out", ()):
@@ -92,6 +105,8 @@ def evaluate_command(argv: list[str]) -> None:
         print(json.dumps(run | {"model": flags.model, "data": path} | scores))
         return
     accuracies = ", ".join(f"top-{name[3:]} {value:.2f}%" for name, value in scores.items() if name.startswith("top"))
+    if flags.views > 1:
+        accuracies += f" ({scores['views_top1']:.2f}% with {flags.views} views)"
     left_out = f", {scores['bad_images']} bad ones left out" if scores["bad_images"] else ""
     print(
         f"{accuracies}, loss {scores['loss']:.4f} on {scores['images']} images of {scores['classes']} classes{left_out}, "

@@ -9,6 +9,7 @@ import time
 import traceback
 from pathlib import Path
 
+from ditcnn.cli.flags import with_flags
 from ditcnn.system.caches import cache_folder
 from ditcnn.system.errors import InputError, RunFailed, ToldElsewhere, reason
 from ditcnn.system.signals import Stopped
@@ -70,7 +71,7 @@ def line_and_status(error: BaseException) -> tuple[str, int]:
     if isinstance(error, KeyboardInterrupt):
         return "interrupted.", 128 + signal.SIGINT
     if isinstance(error, InputError | RunFailed):
-        return str(error), 2 if isinstance(error, InputError) else 1
+        return with_flags(str(error)), 2 if isinstance(error, InputError) else 1
     if _out_of_memory(error):
         first = next(iter(str(error).splitlines()), "")
         return f"out of memory: {first} Take fewer or smaller images at a time.".replace(":  ", ": "), 1

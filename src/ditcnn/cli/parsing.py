@@ -10,9 +10,10 @@ from typing import Any, TypeVar
 
 import tyro
 
+from ditcnn.cli.flags import flag
 from ditcnn.system.errors import InputError, nearest
 
-__all__ = ["flag", "given", "names_of", "parse", "with_flags"]
+__all__ = ["given", "names_of", "parse"]
 
 Flags = TypeVar("Flags")
 
@@ -71,23 +72,10 @@ def _refuse_empty(argv: Sequence[str], file: Path | None) -> None:
         before = word
 
 
-def flag(name: str) -> str:
-    """Return the flag of a field: ``batch_size`` -> ``--batch-size``."""
-    return "--" + name.replace("_", "-")
-
-
 def given(name: str, argv: Sequence[str]) -> bool:
-    """Say whether a command line sets a field."""
-    return any(word.partition("=")[0].replace("_", "-") == flag(name) for word in argv)
-
-
-def with_flags(message: str) -> str:
-    """Return a message in which the fields that stand in backticks are the command line's flags.
-
-    >>> with_flags("`batch_size` must be above 0; got -1.")
-    '--batch-size must be above 0; got -1.'
-    """
-    return re.sub(r"`([a-z][a-z0-9_]*)`", lambda match: flag(match[1]), message)
+    """Say whether a command line sets a field; ``--no-flip`` sets ``flip``."""
+    own = (flag(name), flag(f"no_{name}"))
+    return any(word.partition("=")[0].replace("_", "-") in own for word in argv)
 
 
 def _text(box: str) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import tyro
 
+from ditcnn.cli.flags import with_flags
 from ditcnn.cli.parsing import given, names_of, parse
 from ditcnn.recipes.published import RECIPES
 from ditcnn.recipes.settings import Augmentation, Execution, Images, Model, Optimiser, Schedule, Selection
@@ -56,8 +57,11 @@ class TrainFlags:
     `ditcnn list recipes` prints the recipes. The defaults below are the paper's for CIFAR; a recipe has its own.
     """
 
-    recipe: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="RECIPE")] = None
-    """Name of the recipe. Default: the one that suits the data, or digits."""
+    recipe: Annotated[
+        str | None,
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="RECIPE", help=f"{', '.join(RECIPES)}. Default: the one that suits the data, or digits."),
+    ] = None
     run: Run = field(default_factory=Run)
     model: Model = field(default_factory=Model)
     data: Images = field(default_factory=Images)
@@ -74,6 +78,7 @@ _BESIDE = ("device", "workers", "skip_bad_images", "checkpoint_minutes")
 def train_command(argv: list[str]) -> None:
     """Train, alone or with the other processes of torchrun; print the result and where it lies."""
     flags = _told_once(lambda: _flags(argv))
+    from ditcnn.system.display import Display
     from ditcnn.train.fit import fit, plan
 
     groups = [getattr(flags, each.name) for each in dataclasses.fields(flags) if each.name not in ("recipe", "run")]
@@ -81,14 +86,13 @@ def train_command(argv: list[str]) -> None:
     run = flags.run
     resumed = run.resume and not given("data", argv)
     asked |= {name: getattr(run, name) if given(name, argv) else None for name in _BESIDE}
-    if given("workers", argv) and not (flags.recipe is not None and RECIPES[flags.recipe].streamed) and not run.resume:
-        raise InputError("`workers` has no effect here: it needs a recipe whose images are streamed.")
     recipe = flags.recipe
     if recipe is None and run.data is None and run.config is None and not resumed:
         recipe = "digits"
     options: dict[str, Any] = {"recipe": recipe, "out": run.out, "resume": run.resume, "config": run.config} | asked
+    options["display"] = Display(quiet=rank() != 0, words=with_flags)
     if run.dry_run:
-        _print_plan(plan(asked.pop("model", None), run.data, **{k: v for k, v in options.items() if k != "model"}))
+        _print_plan(plan(options.pop("model", None), run.data, **options))
         return
     result = fit(options.pop("model", None), run.data, **options)
     if rank() == 0:
@@ -160,9 +164,11 @@ def _print_result(result: "Result", recipe: str | None) -> None:
             print(f"test accuracy   {line['test_top1']:.2f}% ({chosen})")
         else:
             print(chosen)
+    for part in [key.removesuffix("_views_top1") for key in line if key.endswith("_views_top1")]:
+        print(f"with {line['views']} views    {line[f'{part}_views_top1']:.2f}% on {part}")
     print(f"run folder      {result.folder}")
     if recipe == "digits":
-        from ditcnn.train.fit import program
+        from ditcnn.train.folder import program
 
         print(f"next, CIFAR-10  {program()} train cifar10-warmup    10 epochs; downloads to ./data, or --data PATH")
         print(f"                {program()} train cifar10           the paper's 160 epochs")

@@ -9,14 +9,13 @@ import torch
 
 from ditcnn.data.cache import cached
 from ditcnn.data.cifar import cifar_in, download_cifar, read_cifar
-from ditcnn.data.class_folders import read_class_folders
+from ditcnn.data.class_folders import FORMS, class_folders_in, read_class_folders
 from ditcnn.data.datasets import DatasetSource, from_arrays
 from ditcnn.data.decoding import decode_image, resize
 from ditcnn.data.digits import read_digits
 from ditcnn.data.files import Files, fingerprint, open_files
 from ditcnn.data.idx import has_idx, read_idx
 from ditcnn.data.images import MAX_SIDE, ImageData, ImageSet, channel_statistics, too_large
-from ditcnn.data.layout import class_folders_in
 from ditcnn.system.errors import InputError
 
 __all__ = [
@@ -28,6 +27,7 @@ __all__ = [
     "decode_image",
     "from_arrays",
     "open_data",
+    "resized",
 ]
 
 DataName = Literal["digits", "cifar10", "cifar100"]
@@ -68,11 +68,7 @@ def _read(files: Files, name: DataName, img_size: int | None) -> ImageData:
         return _sized(read_idx(files), str(files.path), img_size)
     if layout := class_folders_in(files):
         return read_class_folders(files, layout, img_size)
-    raise InputError(
-        f"{files.path} holds no images of a known form: class folders (train/<class>/*, test/<class>/*, or <class>/* "
-        f"alone), a "
-        "tar of them, IDX files (train-images-idx3-ubyte, ...) or CIFAR's batches (cifar-10-batches-py)."
-    )
+    raise InputError(f"{files.path} holds no images of a known form: {FORMS}.")
 
 
 def _sized(data: ImageData, where: str, img_size: int | None) -> ImageData:
@@ -82,10 +78,11 @@ def _sized(data: ImageData, where: str, img_size: int | None) -> ImageData:
         if max(height, width) > MAX_SIDE:
             raise too_large(where, height, width)
         return data
-    return replace(data, train=_resized(data.train, img_size), test=_resized(data.test, img_size))
+    return replace(data, train=resized(data.train, img_size), test=resized(data.test, img_size))
 
 
-def _resized(part: ImageSet, size: int) -> ImageSet:
+def resized(part: ImageSet, size: int) -> ImageSet:
+    """Return images brought to a size, their aspect not kept."""
     images = np.empty((len(part), part.images.shape[1], size, size), np.uint8)
     for row, image in enumerate(part.images.numpy()):
         images[row] = [resize(channel, size) for channel in image]

@@ -8,20 +8,21 @@ and reads headers of any length.
 import gzip
 import io
 import os
+import sys
 import tarfile
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
-from ditcnn.data.decoding import MAX_IMAGE_BYTES, in_words
+from ditcnn.data.decoding import MAX_IMAGE_BYTES
 from ditcnn.data.names import is_image, is_junk
 from ditcnn.system.errors import InputError
+from ditcnn.system.files import check_size
+from ditcnn.system.text import in_words
 
 __all__ = [
-    "Entry",
     "Listing",
     "Member",
     "entries",
@@ -56,33 +57,12 @@ class Member(NamedTuple):
     size: int
 
 
-class Entry(NamedTuple):
-    """What a header says: a name, freed of ``./``; ``file``, ``folder``, ``link``, ``symlink``, ``sparse`` or ``other``."""
-
-    name: str
-    kind: str
-    offset: int
-    size: int
-    target: str
-
-
-@dataclass(frozen=True)
-class Listing:
-    """An archive's files, links to them included, the folders that they lie in, and the links that lead to none."""
+class Listing(NamedTuple):
+    """An archive's files, links to them included, the folders that they lie in, and what a person should be told."""
 
     members: list[Member]
     folders: set[str]
-    lost_links: list[str]
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What a person should be told: links that are left out."""
-        if not self.lost_links:
-            return ()
-        count, first = len(self.lost_links), self.lost_links[0]
-        return (
-            f"{count} link{'s' if count > 1 else ''} to no file of the archive left out, {first} first: tar --dereference",
-        )
+    notes: tuple[str, ...]
 
 
 @contextmanager
@@ -97,12 +77,12 @@ def unpacking(path: Path) -> Iterator[IO[bytes]]:
         raw.seek(0)
         if start.startswith((b"BZh", b"\xfd7zXZ\0", b"PK\3\4", b"7z\xbc\xaf", b"\x28\xb5\x2f\xfd")):
             raise InputError(f"{path} is compressed, and not by gzip; unpack it first.")
-        yield cast("IO[bytes]", _Limited(path, gzip.GzipFile(fileobj=raw)) if start[:2] == b"\x1f\x8b" else raw)
+        yield cast("IO[bytes]", _Gzip(path, fileobj=raw) if start[:2] == b"\x1f\x8b" else raw)
 
 
-def inner(file: IO[bytes], entry: Entry) -> IO[bytes]:
+def inner(file: IO[bytes], info: tarfile.TarInfo) -> IO[bytes]:
     """Return a tar that is a file of another one, as a file."""
-    return cast("IO[bytes]", _Window(file, entry.offset, entry.size))
+    return cast("IO[bytes]", _Window(file, info.offset_data, info.size))
 
 
 @contextmanager
@@ -130,19 +110,20 @@ def list_archive(path: Path, *, compressed: bool = True) -> Listing:
     folders: set[str] = set()
     links: dict[str, str] = {}
     with unpacking(path) as file:
-        for entry in _nested(file, str(path), "", 0):
-            if is_junk(entry.name):
+        for info in _nested(file, str(path), "", 0):
+            name = info.name
+            if is_junk(name):
                 continue
-            if entry.kind == "file":
-                if not plain and is_image(entry.name):
-                    check_size(f"{path}:{entry.name}", entry.size, MAX_IMAGE_BYTES)  # before all of it is unpacked
-                files[entry.name] = Member(entry.name, path, entry.offset, entry.size)
-                links.pop(entry.name, None)
-            elif entry.kind == "folder":
-                folders.add(entry.name)
-            elif entry.kind in ("link", "symlink"):
-                links[entry.name] = entry.target
-                files.pop(entry.name, None)
+            if info.isreg():
+                if not plain and is_image(name):
+                    check_size(f"{path}:{name}", info.size, MAX_IMAGE_BYTES)  # before all of it is unpacked
+                files[name] = Member(name, path, info.offset_data, info.size)
+                links.pop(name, None)
+            elif info.isdir():
+                folders.add(name)
+            elif info.islnk() or info.issym():
+                links[name] = info.linkname
+                files.pop(name, None)
     lost = []
     for name, target in links.items():
         for _ in range(8):  # links to links
@@ -152,21 +133,20 @@ def list_archive(path: Path, *, compressed: bool = True) -> Listing:
         else:
             lost.append(f"{name} -> {target}")
     for name in files:
-        folder = os.path.dirname(name)
-        while folder and folder not in folders:
-            folders.add(folder)
-            folder = os.path.dirname(folder)
-    return Listing(list(files.values()), folders, lost)
+        while (name := os.path.dirname(name)) and name not in folders:
+            folders.add(name)
+    left_out = f"{len(lost)} link{'s' * (len(lost) > 1)} to no file of the archive left out"
+    return Listing(list(files.values()), folders, (f"{left_out}, {lost[0]} first: tar --dereference",) if lost else ())
 
 
-def entries(file: IO[bytes], where: str) -> Iterator[Entry]:
-    """Yield the headers of an archive, and see that it ends as tars do.
+def entries(file: IO[bytes], where: str) -> Iterator[tarfile.TarInfo]:
+    """Yield the headers of an archive, names freed of ``./`` and links led to names, and see that it ends as tars do.
 
     Raises:
         InputError: It is damaged or cut off.
     """
     with _told(where):
-        archive = tarfile.TarFile(fileobj=cast("IO[bytes]", _Headers(file)))
+        archive = tarfile.TarFile(fileobj=cast("IO[bytes]", _Window(file, limit=MAX_HEADER)))
     while True:
         with _told(where):
             if (info := archive.next()) is None:
@@ -175,19 +155,10 @@ def entries(file: IO[bytes], where: str) -> Iterator[Entry]:
             archive.members.clear()  # type: ignore[attr-defined]  # else it keeps a kilobyte for each of a million
             if info.size < 0 or archive.offset < info.offset_data:  # older Pythons would go round for ever
                 raise _Damaged(f"a file of {info.size} bytes")
-        name = os.path.normpath(info.name)
-        kind, target = "other", ""
-        if info.issparse():
-            kind = "sparse"
-        elif info.isreg():
-            kind = "file"
-        elif info.isdir():
-            kind = "folder"
-        elif info.islnk():
-            kind, target = "link", os.path.normpath(info.linkname)
-        elif info.issym():
-            kind, target = "symlink", os.path.normpath(os.path.join(os.path.dirname(name), info.linkname))
-        yield Entry(name, kind, info.offset_data, info.size, target)
+        info.name = os.path.normpath(info.name)
+        above = os.path.dirname(info.name) if info.issym() else ""
+        info.linkname = os.path.normpath(os.path.join(above, info.linkname))
+        yield info
 
 
 def read_member(member: Member, limit: int | None = None) -> bytes:
@@ -225,33 +196,22 @@ def read_members(path: Path, members: Iterable[Member], limit: int) -> Iterator[
             yield member.name, content
 
 
-def check_size(where: str, size: int, limit: int) -> None:
-    """Raise unless a file has at most ``limit`` bytes.
-
-    Raises:
-        InputError: It has more.
-    """
-    if size > limit:
-        raise InputError(f"{where} has {size:,} bytes; at most {limit:,} are read.")
-
-
-def _nested(file: IO[bytes], where: str, prefix: str, depth: int) -> Iterator[Entry]:
-    """Yield the entries of an archive and of the tars in it, names and targets given from the outermost."""
-    for entry in entries(file, where):
-        name = prefix + entry.name
-        if entry.kind == "sparse" and not is_junk(name):
-            raise InputError(
-                f"{where}:{entry.name} is a sparse file, whose bytes lie apart; pack it again without --sparse."
-            )
-        if entry.kind == "file" and name.lower().endswith(".tar") and entry.size and not is_junk(name):
+def _nested(file: IO[bytes], where: str, prefix: str, depth: int) -> Iterator[tarfile.TarInfo]:
+    """Yield the headers of an archive and of the tars in it, names, links and places given from the outermost."""
+    for info in entries(file, where):
+        name = prefix + info.name
+        if info.issparse() and not is_junk(name):
+            raise InputError(f"{where}:{info.name} is a sparse file, whose bytes lie apart; pack it again without --sparse.")
+        if info.isreg() and name.lower().endswith(".tar") and info.size and not is_junk(name):
             if depth == MAX_NESTED:
                 raise InputError(f"{where} holds tars in tars more than {MAX_NESTED} deep; unpack it.")
             below = name[: -len(".tar")] + "/"
-            for deeper in _nested(inner(file, entry), f"{where}:{entry.name}", below, depth + 1):
-                yield deeper._replace(offset=entry.offset + deeper.offset)
+            for deeper in _nested(inner(file, info), f"{where}:{info.name}", below, depth + 1):
+                deeper.offset_data += info.offset_data
+                yield deeper
         else:
-            target = prefix + entry.target if entry.target else ""
-            yield entry._replace(name=name, target=target)
+            info.name, info.linkname = name, prefix + info.linkname
+            yield info
 
 
 def _check_end(file: IO[bytes], offset: int) -> None:
@@ -274,33 +234,20 @@ def is_gzipped(path: Path) -> bool:
         return file.read(2) == b"\x1f\x8b"
 
 
-class _Headers:
-    """A file that tarfile reads headers from: none is long."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        self.seek, self.tell = file.seek, file.tell
-
-    def read(self, size: int) -> bytes:
-        if not 0 <= size <= MAX_HEADER:
-            raise _Damaged(f"a header of {size:,} bytes")
-        return self._file.read(size)
-
-
-class _Limited:
+class _Gzip(gzip.GzipFile):
     """A decompressed file that is read forward up to a limit."""
 
-    def __init__(self, path: Path, file: gzip.GzipFile) -> None:
-        self._path, self._file = path, file
-        self.tell = file.tell
+    def __init__(self, path: Path, **options: Any) -> None:
+        super().__init__(**options)
+        self._path = path
 
-    def seek(self, place: int, whence: int = io.SEEK_SET) -> int:
-        self._check(place if whence == io.SEEK_SET else self._file.tell() + place)
-        return self._file.seek(place, whence)
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._check(offset)
+        return super().seek(offset, whence)
 
-    def read(self, size: int) -> bytes:
-        self._check(self._file.tell())
-        return self._file.read(size)
+    def read(self, size: int | None = -1) -> bytes:
+        self._check(self.tell())
+        return super().read(size)
 
     def _check(self, place: int) -> None:
         if place > MAX_UNPACKED:
@@ -308,20 +255,22 @@ class _Limited:
 
 
 class _Window:
-    """A part of a file, as a file."""
+    """A part of a file, as a file, of which at most ``limit`` bytes are read at once: tarfile believes any header."""
 
-    def __init__(self, file: Any, start: int, size: int) -> None:
-        self._file, self._start, self._size, self._place = file, start, size, 0
+    def __init__(self, file: IO[bytes], start: int = 0, size: int = sys.maxsize, limit: int = sys.maxsize) -> None:
+        self._file, self._start, self._size, self._limit, self._place = file, start, size, limit, 0
 
-    def seek(self, place: int, whence: int = io.SEEK_SET) -> int:
-        self._place = place + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._size}[whence]
-        return self._place
+    def seek(self, place: int) -> int:
+        self._place = place
+        return place
 
     def tell(self) -> int:
         return self._place
 
     def read(self, size: int) -> bytes:
+        if not 0 <= size <= self._limit:
+            raise _Damaged(f"a header of {size:,} bytes")
         self._file.seek(self._start + self._place)
-        content: bytes = self._file.read(max(0, min(size, self._size - self._place)))
+        content = self._file.read(max(0, min(size, self._size - self._place)))
         self._place += len(content)
         return content

@@ -69,11 +69,9 @@ def _save(data: ImageData, path: Path) -> None:
     for old in path.parent.glob("images-*.tmp"):  # of a process that was killed
         if time.time() - old.lstat().st_mtime > _LEFT_OVER:
             old.unlink(missing_ok=True)
-    tensors = {
-        f"{name}.{kind}": getattr(part, kind).contiguous()
-        for name, part in (("train", data.train), ("test", data.test))
-        for kind in ("images", "labels")
-    }
+    parts = {"train": data.train, "test": data.test}
+    tensors = {f"{name}.images": part.images.contiguous() for name, part in parts.items()}
+    tensors |= {f"{name}.labels": part.labels.contiguous() for name, part in parts.items()}
     about = {"classes": json.dumps(data.classes), "notes": json.dumps(data.notes), "digest": _digest(data)}
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix="images-", suffix=".tmp")
     os.close(handle)

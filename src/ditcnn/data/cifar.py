@@ -9,12 +9,12 @@ import torch
 from torchvision.datasets import CIFAR10, CIFAR100
 from torchvision.datasets.utils import check_integrity, download_and_extract_archive
 
-from ditcnn.data.decoding import in_words
 from ditcnn.data.files import Files
 from ditcnn.data.images import ImageData, ImageSet
 from ditcnn.data.pickles import Refused, read_pickle
 from ditcnn.system.errors import InputError
 from ditcnn.system.locks import locked_folder
+from ditcnn.system.text import in_words
 
 __all__ = ["CifarName", "cifar_in", "download_cifar", "read_cifar"]
 

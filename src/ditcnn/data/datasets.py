@@ -7,18 +7,17 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset, IterableDataset, Subset, TensorDataset
 
-from ditcnn.data.decoding import BadImage, in_words
+from ditcnn.data.decoding import BadImage, as_picture
 from ditcnn.data.images import ImageSet
 from ditcnn.data.stream.randomness import seeded
 from ditcnn.data.stream.source import ImageSource
 from ditcnn.system.errors import InputError
-from ditcnn.system.text import one_line
+from ditcnn.system.text import in_words, one_line
 
-__all__ = ["DatasetSource", "from_arrays"]
+__all__ = ["DatasetSource", "first_image", "from_arrays"]
 
 
 def from_arrays(images: Any, labels: Any, classes: Sequence[str] | None = None) -> ImageSet:
@@ -74,16 +73,10 @@ class DatasetSource(ImageSource):
 
     draws = True
     samples_in_digest = 16  # each is read twice
+    draws = True
 
     def __init__(self, dataset: Dataset[Any], classes: Sequence[str] | None = None) -> None:
-        if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
-            raise InputError(
-                f"{type(dataset).__name__} has no items at random access, which shuffling and resuming need; give a "
-                "map-style Dataset, with __len__ and __getitem__."
-            )
-        count = len(dataset)
-        if count == 0:
-            raise InputError(f"{type(dataset).__name__} holds no images.")
+        count = _count(dataset)
         self.dataset = dataset
         names = _classes_of(dataset) if classes is None else tuple(classes)
         checked = _labels(_all_labels(dataset), count, len(names) if names else None)
@@ -115,6 +108,32 @@ class DatasetSource(ImageSource):
             except BadImage:
                 return b"bad"
         return np.asarray(image.cpu() if isinstance(image, Tensor) else image).tobytes()
+
+
+def first_image(dataset: Dataset[Any]) -> Any:
+    """Return a dataset's first image, as `DatasetSource` reads it, without looking at the others' labels.
+
+    Raises:
+        InputError: It has none that can be read.
+    """
+    _count(dataset)
+    with seeded(0, 0):
+        try:
+            return _image(_item(dataset, 0)[0], f"{type(dataset).__name__}[0]")
+        except BadImage as error:
+            raise InputError(str(error)) from None
+
+
+def _count(dataset: Any) -> int:
+    """Return the number of items, of which there must be some, at random access."""
+    if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
+        raise InputError(
+            f"{type(dataset).__name__} has no items at random access, which shuffling and resuming need; give a "
+            "map-style Dataset, with __len__ and __getitem__."
+        )
+    if (count := len(dataset)) == 0:
+        raise InputError(f"{type(dataset).__name__} holds no images.")
+    return count
 
 
 def _item(dataset: Any, index: int) -> Any:
@@ -175,7 +194,7 @@ def _labels(labels: NDArray[Any], count: int, classes: int | None) -> NDArray[np
 
 
 def _number(label: Any, dataset: Any, index: int) -> int:
-    value = np.asarray(label.detach().cpu() if isinstance(label, Tensor) else label)
+    value = _array(label, "a label")
     if value.size != 1 or value.dtype.kind not in "iu":
         raise InputError(f"the label of {type(dataset).__name__}[{index}] must be a whole number; got {_kind(label)}.")
     return int(value.item())
@@ -183,29 +202,24 @@ def _number(label: Any, dataset: Any, index: int) -> int:
 
 def _labels_of(dataset: Any) -> NDArray[Any] | None:
     """Return the labels that a dataset keeps beside its items, or None."""
-    labels: Any = None
-    if isinstance(dataset, Subset):
-        inner = _labels_of(dataset.dataset)
-        labels = None if inner is None else inner[np.asarray(dataset.indices, np.int64)]
-    elif isinstance(dataset, ConcatDataset):
-        parts = [_labels_of(part) for part in dataset.datasets]
-        labels = None if any(part is None for part in parts) else np.concatenate([p for p in parts if p is not None])
-    elif isinstance(dataset, TensorDataset):
-        labels = dataset.tensors[-1]
-    else:
-        labels = next((v for n in ("targets", "labels") if (v := getattr(dataset, n, None)) is not None), None)
-        samples = getattr(dataset, "samples", None)
-        try:
-            labels = [label for _, label in samples] if labels is None and samples is not None else labels
-            transform = getattr(dataset, "target_transform", None)
-            labels = labels if transform is None or labels is None else [transform(label) for label in labels]
-        except Exception:  # fields of these names may be anything
-            return None
     try:
-        values = None if labels is None else np.asarray(labels.cpu() if isinstance(labels, Tensor) else labels)
-    except Exception:  # the same
+        labels = _array(_kept(dataset), "labels")
+    except Exception:  # fields of these names may be anything
         return None
-    return values if values is not None and values.ndim == 1 and values.dtype.kind in "iu" else None
+    return labels if labels.ndim == 1 and labels.dtype.kind in "iu" else None
+
+
+def _kept(dataset: Any) -> Any:
+    if isinstance(dataset, Subset):
+        return _array(_kept(dataset.dataset), "labels")[np.asarray(dataset.indices, np.int64)]
+    if isinstance(dataset, ConcatDataset):
+        return np.concatenate([_array(_kept(part), "labels") for part in dataset.datasets])
+    if isinstance(dataset, TensorDataset):
+        return dataset.tensors[-1]
+    labels = next((v for n in ("targets", "labels") if (v := getattr(dataset, n, None)) is not None), None)
+    labels = [label for _, label in dataset.samples] if labels is None else labels
+    transform = getattr(dataset, "target_transform", None)
+    return labels if transform is None else [transform(label) for label in labels]
 
 
 def _classes_of(dataset: Any) -> tuple[str, ...]:
@@ -223,18 +237,10 @@ def _classes_of(dataset: Any) -> tuple[str, ...]:
 
 def _image(image: Any, where: str) -> Any:
     """Return an item's image as RGB, or a float tensor as it is."""
-    if isinstance(image, Image.Image):
-        return image.convert("RGB")
     if isinstance(image, Tensor) and image.is_floating_point() and image.ndim == 3:
         return image
-    if isinstance(image, Tensor) and image.dtype == torch.uint8 and image.ndim == 3:
-        image = image.permute(1, 2, 0).cpu().numpy()
-    elif isinstance(image, Tensor) and image.dtype == torch.uint8 and image.ndim == 2:
-        image = image.cpu().numpy()
-    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.size:
-        pixels = image[:, :, 0] if image.ndim == 3 and image.shape[2] == 1 else image
-        if pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (3, 4)):
-            return Image.fromarray(np.ascontiguousarray(pixels)).convert("RGB")
+    if (picture := as_picture(image)) is not None:
+        return picture.convert("RGB")
     raise InputError(
         f"{where} must hold a PIL image, a uint8 array [H, W] or [H, W, C], a uint8 tensor [C, H, W] or a float tensor "
         f"[C, H, W]; got {_kind(image)}."

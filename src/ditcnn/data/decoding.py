@@ -2,22 +2,24 @@
 
 import io
 import warnings
-from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
 
 from ditcnn.system.errors import InputError
+from ditcnn.system.text import in_words
 
-__all__ = ["MAX_IMAGE_BYTES", "BadImage", "decode", "decode_image", "decode_rgb", "image_size", "in_words", "resize"]
+__all__ = ["MAX_IMAGE_BYTES", "BadImage", "as_picture", "decode", "decode_image", "decode_rgb", "image_size", "resize"]
 
 # Pillow reads some forty formats, EPS among them, for which it starts another program; a name says nothing of the format.
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM", "TIFF", "WEBP")
 MAX_IMAGE_BYTES = 2**28
 # Validation resizes the shorter side to some 250 pixels: at this ratio that makes 16 million of them, 64 MB.
 MAX_ASPECT = 256
-MAX_WORDS = 300
 
 
 class BadImage(InputError):
@@ -25,28 +27,23 @@ class BadImage(InputError):
 
 
 def decode_rgb(content: bytes, where: str, upright: bool = False) -> Image.Image:
-    """Return an image as RGB, as timm and torchvision do: grey is repeated, alpha dropped.
+    """Return an image as RGB, as timm and torchvision do: grey is repeated, alpha dropped. Errors as those of `decode`."""
+    return decode(content, where, upright=upright)
 
-    Published ImageNet figures are of images as they are stored; the few with an EXIF rotation lie as they are stored there.
+
+def decode_image(content: bytes, where: str, upright: bool = True) -> NDArray[np.uint8]:
+    """Return an image as ``[H, W]`` if it is grey, else as RGB ``[H, W, 3]``; errors as those of `decode`."""
+    return np.asarray(decode(content, where, grey=True, upright=upright))
+
+
+def decode(content: bytes, where: str, *, grey: bool = False, upright: bool = False) -> Image.Image:
+    """Return an image, decoded.
 
     Args:
         content: Bytes of its file.
         where: What messages call it.
-        upright: Turn it as its EXIF orientation says.
-
-    Raises:
-        BadImage: As `decode`.
-    """
-    return decode(content, where, lambda image: image.convert("RGB"), upright)
-
-
-def decode_image(content: bytes, where: str, upright: bool = True) -> NDArray[np.uint8]:
-    """Return an image as ``[H, W]`` if it is grey, else as RGB ``[H, W, 3]``; the rest is as in `decode_rgb`."""
-    return np.asarray(decode(content, where, lambda i: i.convert("L" if i.mode in ("1", "L", "LA") else "RGB"), upright))
-
-
-def decode(content: bytes, where: str, convert: Callable[[Image.Image], Image.Image], upright: bool = False) -> Image.Image:
-    """Return an image, decoded and converted.
+        grey: Leave a grey one grey; else all become RGB.
+        upright: Turn it as its EXIF orientation says. Published ImageNet figures are of images as they are stored.
 
     Raises:
         BadImage: The bytes are no whole image of one of `FORMATS`; one of more than 8 bits, whose conversion would clip it;
@@ -61,7 +58,8 @@ def decode(content: bytes, where: str, convert: Callable[[Image.Image], Image.Im
             raise BadImage(
                 f"{where} has {width:,} x {height:,} pixels; one side may be at most {MAX_ASPECT} times the other."
             )
-        return convert(ImageOps.exif_transpose(image) if upright else image)
+        image = ImageOps.exif_transpose(image) if upright else image
+        return image.convert("L" if grey and image.mode in ("1", "L", "LA") else "RGB")
     except (BadImage, MemoryError):
         raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
@@ -73,17 +71,25 @@ def decode(content: bytes, where: str, convert: Callable[[Image.Image], Image.Im
         raise BadImage(f"{where} is not a readable image: {words}.") from None
 
 
+def as_picture(image: Any) -> Image.Image | None:
+    """Return a PIL image, bytes ``[H, W]`` or ``[H, W, C]`` of an array, or ``[C, H, W]`` of a tensor as a PIL image.
+
+    Anything else is None.
+    """
+    if isinstance(image, Tensor) and image.dtype == torch.uint8:
+        image = (image.permute(1, 2, 0) if image.ndim == 3 else image).cpu().numpy()
+    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.size:
+        pixels = image[:, :, 0] if image.ndim == 3 and image.shape[2] == 1 else image
+        if pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (3, 4)):
+            return Image.fromarray(np.ascontiguousarray(pixels))
+    return image if isinstance(image, Image.Image) else None
+
+
 def resize(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     """Return an image ``[H, W]`` or ``[H, W, 3]`` brought to ``size`` by ``size``, bicubic; its aspect is not kept."""
     if pixels.shape[:2] == (size, size):
         return pixels
     return np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC))
-
-
-def in_words(error: object) -> str:
-    """Return what an error or a text says, on one line and short: libraries put whole tracebacks into their messages."""
-    words = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-    return words if len(words) <= MAX_WORDS else f"{words[:MAX_WORDS]}..."
 
 
 def image_size(content: bytes) -> tuple[int, int, str] | None:

@@ -5,16 +5,18 @@ import io
 import math
 import re
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import IO, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ditcnn.data.archives import check_size
 from ditcnn.data.files import Files, only_parent
 from ditcnn.data.images import ImageData, ImageSet
 from ditcnn.system.errors import InputError
+from ditcnn.system.files import check_size
 
 __all__ = ["has_idx", "idx_files", "idx_shape", "read_array", "read_idx"]
 
@@ -58,30 +60,26 @@ def read_idx(files: Files) -> ImageData:
         InputError: One of the four files is missing or damaged.
     """
     found = idx_files(files)
-    arrays = {}
-    for part in ("train", "test"):
-        for kind, dimensions in (("images", 3), ("labels", 1)):
+    images: dict[str, Tensor] = {}
+    labels: dict[str, Tensor] = {}
+    for part, wanted in (("train", "train"), ("test", "t10k")):
+        for kind, dimensions, arrays in (("images", 3, images), ("labels", 1, labels)):
             if (part, kind) not in found:
-                wanted = {"train": "train", "test": "t10k"}[part]
                 raise InputError(f"{files.path} lacks {wanted}-{kind}-idx{dimensions}-ubyte beside its other IDX files.")
-            arrays[part, kind] = read_array(files, found[part, kind], dimensions)
-    names = torch.cat([arrays["train", "labels"], arrays["test", "labels"]]).unique()
+            arrays[part] = read_array(files, found[part, kind], dimensions)
+    names = torch.cat([*labels.values()]).unique()
     notes = files.notes
     if "emnist-" in found["train", "images"].rpartition("/")[2]:
         notes += ("EMNIST's images lie with rows and columns exchanged; they are put upright",)
-        for part in ("train", "test"):
-            arrays[part, "images"] = arrays[part, "images"].transpose(1, 2).contiguous()
-    train_set, test_set = (
-        ImageSet(arrays[part, "images"].unsqueeze(1), torch.searchsorted(names, arrays[part, "labels"]))
-        for part in ("train", "test")
-    )
-    return ImageData(train_set, test_set, tuple(str(int(n)) for n in names), notes)
+        images = {part: array.transpose(1, 2).contiguous() for part, array in images.items()}
+    train, test = (ImageSet(images[p].unsqueeze(1), torch.searchsorted(names, labels[p])) for p in ("train", "test"))
+    return ImageData(train, test, tuple(str(int(n)) for n in names), notes)
 
 
-def idx_shape(start: bytes, where: str) -> list[int]:
-    """Return the sizes that the first bytes of an IDX file say, gzipped or not; errors as those of `read_idx`."""
-    with _unzipped(start, where) as file:
-        return _shape(file, where)
+def idx_shape(files: Files, name: str) -> list[int]:
+    """Return the sizes that the header of an IDX file says; errors as those of `read_array`."""
+    with _opened(files, name) as file:
+        return _shape(file, files.where(name))
 
 
 def read_array(files: Files, name: str, dimensions: int) -> Tensor:
@@ -90,35 +88,34 @@ def read_array(files: Files, name: str, dimensions: int) -> Tensor:
     Raises:
         InputError: It is damaged, has other dimensions, or more than `MAX_BYTES`.
     """
-    content, where = files.read(name, MAX_BYTES), files.where(name)
-    with _unzipped(content, where) as file:
-        try:
-            shape = _shape(file, where)
-            if len(shape) != dimensions:
-                plural = "s" if dimensions > 1 else ""
-                raise InputError(f"{where} is not an IDX file of bytes in {dimensions} dimension{plural}.")
-            size = math.prod(shape)
-            check_size(f"{where}, as its header says {shape},", size, MAX_BYTES)
-            data = file.read(size)
-            if len(data) != size or file.read(1):  # the latter reads a gzipped file's checksum, too
-                raise InputError(f"{where} holds {'more' if len(data) == size else len(data)} bytes of data where its "
-                                 f"header says {shape}.")  # fmt: skip
-        except (OSError, EOFError, zlib.error) as error:
-            raise InputError(f"{where} is not a readable gzip file: {error}.") from None
+    where = files.where(name)
+    with _opened(files, name) as file:
+        shape = _shape(file, where)
+        if len(shape) != dimensions:
+            plural = "s" if dimensions > 1 else ""
+            raise InputError(f"{where} is not an IDX file of bytes in {dimensions} dimension{plural}.")
+        size = math.prod(shape)
+        check_size(f"{where}, as its header says {shape},", size, MAX_BYTES)
+        data = file.read(size)
+        if len(data) != size or file.read(1):  # the latter reads a gzipped file's checksum, too
+            raise InputError(f"{where} holds {'more' if len(data) == size else len(data)} bytes of data where its header "
+                             f"says {shape}.")  # fmt: skip
     return torch.from_numpy(np.frombuffer(data, np.uint8).reshape(shape).copy())
 
 
-def _unzipped(content: bytes, where: str) -> IO[bytes]:
+@contextmanager
+def _opened(files: Files, name: str) -> Iterator[IO[bytes]]:
+    content = files.read(name, MAX_BYTES)
     file = io.BytesIO(content)
-    return cast("IO[bytes]", gzip.GzipFile(fileobj=file)) if content[:2] == b"\x1f\x8b" else file
+    try:
+        yield cast("IO[bytes]", gzip.GzipFile(fileobj=file)) if content[:2] == b"\x1f\x8b" else file
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{files.where(name)} is not a readable gzip file: {error}.") from None
 
 
 def _shape(file: IO[bytes], where: str) -> list[int]:
-    try:
-        start = file.read(4)
-        sizes = file.read(4 * start[3]) if start[:3] == b"\0\0\x08" and len(start) == 4 else b""
-    except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{where} is not a readable gzip file: {error}.") from None
+    start = file.read(4)
+    sizes = file.read(4 * start[3]) if start[:3] == b"\0\0\x08" and len(start) == 4 else b""
     if not sizes or len(sizes) != 4 * start[3]:
         raise InputError(f"{where} is not an IDX file of bytes.")
     shape: list[int] = np.frombuffer(sizes, ">u4").tolist()

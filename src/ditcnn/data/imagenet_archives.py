@@ -1,24 +1,26 @@
 """ImageNet's archives as they are downloaded, read class by class without unpacking them first."""
 
 import csv
+import functools
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TypeVar
+from tarfile import TarInfo
+from typing import IO
 
-from ditcnn.data.archives import Entry, check_size, entries, inner, is_gzipped, unpacking
+from ditcnn.data.archives import entries, inner, is_gzipped, unpacking
 from ditcnn.data.decoding import MAX_IMAGE_BYTES
-from ditcnn.data.files import read_file
 from ditcnn.data.imagenet_devkit import Devkit
 from ditcnn.data.names import is_junk
 from ditcnn.system.errors import InputError
+from ditcnn.system.files import check_size, read_file
 
-__all__ = ["ClassImages", "open_train", "open_val", "open_val_folder", "read_val_solution"]
+__all__ = ["ClassImages", "open_train", "open_val", "read_val_solution"]
 
-Image = TypeVar("Image")
+_Image = tuple[str, int, Callable[[], bytes]]  # name, size, what reads it
 _CLASS_TAR = re.compile(r"(n\d{8})\.tar")
 _VAL_IMAGE = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG")
 _TRAIN_IMAGE = re.compile(r"\w[\w-]*\.jpe?g", re.IGNORECASE | re.ASCII)  # no path, so none that leads out of the folder
@@ -28,30 +30,23 @@ _SOLUTION_BYTES = 2**26
 
 @dataclass(frozen=True)
 class ClassImages:
-    """The images of one class in an archive.
-
-    Attributes:
-        wnid: WordNet id, the name of the class's folder.
-        where: The archive's name, for messages.
-        size: Bytes of the archive that they take.
-        images: How many there must be, or None where nothing says so.
-        read: Returns an iterator over (name, content); raises InputError where the archive is damaged.
-    """
+    """The images of one class in an archive."""
 
     wnid: str
+    """WordNet id, the name of the class's folder."""
     where: str
+    """The archive's name, for messages."""
     size: int
+    """Bytes of the archive that they take."""
     images: int | None
+    """How many there must be, where something says so."""
     read: Callable[[], Iterator[tuple[str, bytes]]]
+    """Returns an iterator over (name, content); raises InputError where the archive is damaged."""
 
 
 @contextmanager
 def open_train(path: Path, devkit: Devkit | None) -> Iterator[list[ClassImages]]:
     """Open ``ILSVRC2012_img_train.tar``, a tar of one tar a class.
-
-    Args:
-        path: The archive.
-        devkit: What to compare its classes and their images with.
 
     Raises:
         InputError: It is no such archive, is cut off, or its classes are not those of the devkit.
@@ -64,7 +59,7 @@ def open_train(path: Path, devkit: Devkit | None) -> Iterator[list[ClassImages]]
                 raise InputError(f"{path} holds {entry.name} twice.")
             images = devkit.train_images.get(wnid) if devkit else None
             where = f"{path}:{entry.name}"
-            classes[wnid] = ClassImages(wnid, where, entry.size, images, _of_class(archive, entry, where))
+            classes[wnid] = ClassImages(wnid, where, entry.size, images, functools.partial(_of_class, archive, entry, where))
         if devkit:
             _same_classes(path, set(classes), set(devkit.train_images))
         if not classes:
@@ -74,45 +69,36 @@ def open_train(path: Path, devkit: Devkit | None) -> Iterator[list[ClassImages]]
 
 @contextmanager
 def open_val(path: Path, wnids: dict[int, str], truth: str) -> Iterator[list[ClassImages]]:
-    """Open ``ILSVRC2012_img_val.tar``, all validation images in one folder, sorted here by their classes.
+    """Open ``ILSVRC2012_img_val.tar``, or a folder of all validation images as Kaggle has it, sorted here by classes.
 
     Args:
-        path: The archive.
+        path: The archive or the folder.
         wnids: Number of an image, from 1 on -> its class.
         truth: What says so, for messages.
 
     Raises:
-        InputError: It is no such archive, is cut off, or its images are not those of ``wnids``.
+        InputError: It is no such archive or folder, is cut off, or its images are not those of ``wnids``.
     """
+    if path.is_dir():
+        yield _by_class(path, _val_files(path), wnids, truth)
+        return
     with _open(path) as archive:
-        found = list(_files(archive, str(path), _VAL_IMAGE, _VAL_FORM))
-
-        def read(images: list[Entry]) -> Iterator[tuple[str, bytes]]:
-            return ((image.name, _content(archive, image, str(path))) for image in images)
-
-        by_class = _by_class(path, [(entry.name, entry) for entry in found], wnids, truth)
-        yield [
-            ClassImages(wnid, str(path), sum(e.size for e in own), len(own), lambda own=own: read(own))  # type: ignore[misc]
-            for wnid, own in by_class
+        found = [
+            (entry.name, entry.size, functools.partial(_content, archive, entry, str(path)))
+            for entry in _files(archive, str(path), _VAL_IMAGE, _VAL_FORM)
         ]
+        yield _by_class(path, found, wnids, truth)
 
 
-def open_val_folder(path: Path, wnids: dict[int, str], truth: str) -> list[ClassImages]:
-    """Open a folder of all validation images, as Kaggle's archive has it; arguments and errors as those of `open_val`."""
-    files = [file for file in sorted(path.iterdir()) if not is_junk(file.name)]
-    for file in files:
+def _val_files(path: Path) -> Iterator[_Image]:
+    for file in sorted(path.iterdir()):
+        if is_junk(file.name):
+            continue
         if not _VAL_IMAGE.fullmatch(file.name) or not file.is_file():
             raise InputError(f"{path} holds {file.name!r}, where only files belong that are called {_VAL_FORM}.")
-        if not file.stat().st_size:
+        if not (size := file.stat().st_size):
             raise InputError(f"{file} is empty.")
-
-    def read(images: list[Path]) -> Iterator[tuple[str, bytes]]:
-        return ((image.name, read_file(image, MAX_IMAGE_BYTES)) for image in images)
-
-    return [
-        ClassImages(wnid, str(path), sum(f.stat().st_size for f in own), len(own), lambda own=own: read(own))  # type: ignore[misc]
-        for wnid, own in _by_class(path, [(file.name, file) for file in files], wnids, truth)
-    ]
+        yield file.name, size, functools.partial(read_file, file, MAX_IMAGE_BYTES)
 
 
 def read_val_solution(path: Path) -> dict[int, str]:
@@ -143,12 +129,11 @@ def read_val_solution(path: Path) -> dict[int, str]:
     return wnids
 
 
-def _by_class(
-    path: Path, images: Iterable[tuple[str, Image]], wnids: dict[int, str], truth: str
-) -> list[tuple[str, list[Image]]]:
-    by_class: dict[str, list[Image]] = defaultdict(list)
+def _by_class(path: Path, images: Iterable[_Image], wnids: dict[int, str], truth: str) -> list[ClassImages]:
+    by_class: dict[str, list[_Image]] = defaultdict(list)
     seen: set[int] = set()
-    for name, image in images:
+    for image in images:
+        name = image[0]
         number = int(name[-len("00000001.JPEG") : -len(".JPEG")])
         if number in seen:
             raise InputError(f"{path} holds {name} twice.")
@@ -162,7 +147,14 @@ def _by_class(
             f"{path} holds {len(seen):,} images, and {truth} has {len(wnids):,} lines "
             f"(ILSVRC2012_val_{first:08d}.JPEG is missing). Download it again."
         )
-    return sorted(by_class.items())
+
+    def contents(own: list[_Image]) -> Iterator[tuple[str, bytes]]:
+        return ((name, read()) for name, _, read in own)
+
+    return [
+        ClassImages(wnid, str(path), sum(size for _, size, _ in own), len(own), functools.partial(contents, own))
+        for wnid, own in sorted(by_class.items())
+    ]
 
 
 def _same_classes(path: Path, found: set[str], expected: set[str]) -> None:
@@ -174,32 +166,28 @@ def _same_classes(path: Path, found: set[str], expected: set[str]) -> None:
             )
 
 
-def _of_class(archive: IO[bytes], entry: Entry, where: str) -> Callable[[], Iterator[tuple[str, bytes]]]:
-    """Return what reads the images of a class's own archive in place."""
-
-    def read() -> Iterator[tuple[str, bytes]]:
-        file = inner(archive, entry)
-        for image in _files(file, where, _TRAIN_IMAGE, "a name like n01440764_18.JPEG"):
-            yield image.name, _content(file, image, where)
-
-    return read
+def _of_class(archive: IO[bytes], entry: TarInfo, where: str) -> Iterator[tuple[str, bytes]]:
+    """Yield the images of a class's own archive, read in place."""
+    file = inner(archive, entry)
+    for image in _files(file, where, _TRAIN_IMAGE, "a name like n01440764_18.JPEG"):
+        yield image.name, _content(file, image, where)
 
 
-def _files(file: IO[bytes], where: str, form: re.Pattern[str], form_in_words: str) -> Iterator[Entry]:
+def _files(file: IO[bytes], where: str, form: re.Pattern[str], form_in_words: str) -> Iterator[TarInfo]:
     """Yield the files of an archive in order, their names checked."""
     for entry in entries(file, where):
-        if entry.kind == "folder" and entry.name == ".":
+        if entry.isdir() and entry.name == ".":
             continue
-        if entry.kind != "file" or not form.fullmatch(entry.name):
+        if not entry.isreg() or entry.issparse() or not form.fullmatch(entry.name):
             raise InputError(f"{where} holds {entry.name!r}, where only files belong that are called {form_in_words}.")
         if not entry.size:
             raise InputError(f"{where}:{entry.name} is empty.")
         yield entry
 
 
-def _content(file: IO[bytes], entry: Entry, where: str) -> bytes:
+def _content(file: IO[bytes], entry: TarInfo, where: str) -> bytes:
     check_size(f"{where}:{entry.name}", entry.size, MAX_IMAGE_BYTES)
-    file.seek(entry.offset)
+    file.seek(entry.offset_data)
     content = file.read(entry.size)
     if len(content) != entry.size:
         raise InputError(f"{where} is cut off in {entry.name}. Download it again.")

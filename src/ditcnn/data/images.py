@@ -91,9 +91,8 @@ def _shape(part: ImageSet) -> str:
 def too_large(where: str, height: int, width: int) -> InputError:
     """Return the error of images that are no small ones."""
     return InputError(
-        f"{where} has {width}x{height} pixels; images kept in memory have at most {MAX_SIDE} a side. Name a size to "
-        f"which they "
-        "are brought (img_size), or a recipe that reads images from disk."
+        f"{where} has {width}x{height} pixels; images kept in memory have at most {MAX_SIDE} a side. Name a size to which "
+        "they are brought (img_size), or a recipe that reads images from disk."
     )
 
 

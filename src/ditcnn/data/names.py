@@ -14,8 +14,8 @@ from ditcnn.system.errors import InputError
 
 __all__ = [
     "IMAGE_ENDINGS",
-    "TRAIN_NAMES",
-    "VAL_NAMES",
+    "PARTS",
+    "PART_OF",
     "classes_by_folder",
     "hold_out_by_name",
     "is_image",
@@ -27,8 +27,8 @@ __all__ = [
 ]
 
 # Names of parts, as timm knows them.
-TRAIN_NAMES = ("train", "training")
-VAL_NAMES = ("val", "valid", "validation", "eval", "evaluation")
+PARTS = {"train": ("train", "training"), "val": ("val", "valid", "validation", "eval", "evaluation"), "test": ("test",)}
+PART_OF = {name: part for part, names in PARTS.items() for name in names}
 IMAGE_ENDINGS = (*IMG_EXTENSIONS, ".jfif")
 _UNREAD = frozenset(
     {".gif", ".heic", ".heif", ".avif", ".jp2", ".j2k", ".jxl", ".jpe", ".tga", ".psd", ".svg", ".dng", ".raw"}

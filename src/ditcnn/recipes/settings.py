@@ -22,6 +22,7 @@ HUGE = 2**63
 Above0 = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 AtLeast0 = Annotated[float, Field(ge=0, lt=HUGE)]
 Share = Annotated[float, Field(ge=0, lt=1)]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 
 @dataclass_transform(frozen_default=True)
@@ -134,6 +135,8 @@ class Optimiser:
     """Decay all parameters; timm's scripts leave out biases, norms and other vectors."""
     term_lr_scale: AtLeast0 = 10.0
     """Rate of the quadratic terms and the norms in front of them, as a multiple of the base rate."""
+    bias_lr_scale: AtLeast0 = 1.0
+    """Rate of the other norms' biases, as a multiple of the base rate; their decay in a step stays that of the rest."""
     clip_grad: AtLeast0 = 0.0
     """Largest norm of the gradient; 0 for no limit."""
 
@@ -144,8 +147,9 @@ class Schedule:
 
     epochs: Annotated[int, Field(gt=0, lt=10**9)] = 160
     """Passes over the training images. Given alone, milestones and warm-up are rescaled in proportion."""
-    schedule: Literal["multistep", "cosine", "cosine-by-epoch"] = "multistep"
-    """multistep: times gamma at each milestone. cosine: to zero at the end. cosine-by-epoch: timm's."""
+    schedule: Literal["multistep", "cosine", "cosine-by-epoch", "linear", "triangular"] = "multistep"
+    """multistep: times gamma at each milestone. cosine, linear: to zero at the end. cosine-by-epoch: timm's. triangular:
+    linear from warmup_factor to 1 at the peak, and to end_factor at the end."""
     milestones: tuple[AtLeast0, ...] = (80.0, 120.0)
     """Epochs, counted from 0, from which on the rate is lowered."""
     gamma: Above0 = 0.1
@@ -155,7 +159,11 @@ class Schedule:
     warmup_epochs: AtLeast0 = 0.0
     """Length of the warm-up."""
     warmup_factor: Above0 = 0.1
-    """Factor of the rate at the start of the warm-up."""
+    """Factor of the rate at the start of the warm-up, or of the triangle."""
+    peak: Share = 0.23
+    """triangular: share of the run after which the rate is highest."""
+    end_factor: Annotated[float, Field(ge=0, le=1)] = 0.07
+    """triangular: factor of the rate at the end."""
     warmup_lr: AtLeast0 = 1e-5
     """cosine-by-epoch: rate of the first epoch of the warm-up."""
     min_lr: AtLeast0 = 0.0
@@ -173,9 +181,13 @@ class Augmentation:
     """What is done to training images and their labels."""
 
     crop_padding: Annotated[int, Field(ge=0, le=1024)] = 4
-    """Black pixels around an image before its random crop; 0 for no crop."""
+    """Pixels around an image before its random crop; 0 for no crop."""
+    padding_mode: Literal["constant", "reflect"] = "constant"
+    """constant: these are black. reflect: the image's own, mirrored at its edge."""
     flip: bool = True
-    """Random horizontal flip."""
+    """Horizontal flip."""
+    flip_mode: Literal["random", "alternating"] = "random"
+    """random: half of the images, drawn in each epoch. alternating: half of them, and the others in the next epoch."""
     scale: tuple[Above0, Above0] | None = None
     """Random resized crop: least and greatest share of the area; None for none."""
     auto_augment: str | None = None
@@ -200,6 +212,9 @@ class Selection:
     """holdout: select on held-out images, test once. paper: test each epoch, report the best. last: select nothing."""
     ema_decay: Share = 0.0
     """Decay of the moving average of the weights; 0 for none."""
+    views: Literal[1, 2, 6] = 1
+    """Test-time views of the final model, whose accuracy is given beside that without: 2 for the mirrored image too, 6 for
+    both moved by a pixel as well."""
 
 
 @settings
@@ -208,8 +223,8 @@ class Execution:
 
     seed: Annotated[int, Field(ge=0, lt=HUGE)] = 0
     """Seed of the initial weights, the order of the images and their augmentation."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Arithmetic of forward and backward pass; weights stay fp32."""
+    precision: Precision = "fp32"
+    """Arithmetic of forward and backward pass; weights stay fp32. auto: bf16 where it is measured to be faster."""
     channels_last: bool = True
     """Keep maps in memory with channels last: the same numbers to rounding, faster on CPU."""
     compile: bool = False

@@ -21,7 +21,7 @@ def choose_device(name: str) -> torch.device:
     if name == "auto":
         name = next(device for device, there in present.items() if there)
     if not present.get(name, False):
-        raise InputError(f"--device {name}: this machine or this build of torch has none. Use --device auto.")
+        raise InputError(f"`device` {name}: this machine or this build of torch has none. Use `device` auto.")
     return torch.device(name)
 
 

@@ -5,7 +5,7 @@ import importlib.util
 import io
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import IO, Any, cast
 
@@ -62,10 +62,13 @@ class Display:
     Args:
         unit: What the bar counts, ``"steps"``; None where it measures work that people do not count.
         quiet: Show nothing.
+        words: Makes of a message what is shown, as the command line's flags of settings' names.
     """
 
-    def __init__(self, unit: str | None = "steps", quiet: bool = False) -> None:
-        self._quiet, self._unit = quiet, unit
+    def __init__(
+        self, unit: str | None = "steps", quiet: bool = False, words: Callable[[str], str] = lambda message: message
+    ) -> None:
+        self._quiet, self._unit, self._words = quiet, unit, words
         self.console = Console(file=_STDERR, highlight=False, soft_wrap=True, quiet=quiet)
         notebook = self.console.is_jupyter and importlib.util.find_spec("ipywidgets") is not None
         self.drawn = notebook or self.console.file.isatty()
@@ -117,11 +120,12 @@ class Display:
 
     def say(self, message: str) -> None:
         """Print a line."""
-        self._progress.console.print(visible(message), markup=False, emoji=False)
+        self._progress.console.print(self._words(visible(message)), markup=False, emoji=False)
 
     def warn(self, message: str) -> None:
         """Print a warning."""
-        self._progress.console.print(f"warning: {visible(message)}", style="yellow", markup=False, emoji=False)
+        text = self._words(f"warning: {visible(message)}")
+        self._progress.console.print(text, style="yellow", markup=False, emoji=False)
 
     def alert(self, message: str) -> None:
         """Print a warning in any case: of what only this process knows."""

@@ -1,13 +1,13 @@
 """Small files of settings and records, read within limits: JSON and YAML."""
 
 import json
-import stat
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from ditcnn.system.errors import InputError, reason
+from ditcnn.system.files import read_file
 from ditcnn.system.text import one_line
 
 __all__ = ["read_json", "read_small", "read_yaml"]
@@ -16,20 +16,15 @@ MOST_BYTES = 2**26
 MOST_NESTING = 50
 
 
-def read_small(path: Path, most: int = MOST_BYTES) -> bytes:
-    """Return the content of a file.
+def read_small(path: Path, limit: int = MOST_BYTES) -> bytes:
+    """Return the content of a file of at most ``limit`` bytes.
 
     Raises:
         FileNotFoundError: There is none.
-        InputError: It is no regular file (a pipe or a device would not end), larger than ``most`` bytes, or cannot be read.
+        InputError: It cannot be read, see `read_file`.
     """
     try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise InputError(f"{path} is a folder, a pipe or a device; it must be a file.")
-        if status.st_size > most:
-            raise InputError(f"{path} has {status.st_size:,} bytes; {most:,} is the limit for a file of its kind.")
-        return path.read_bytes()
+        return read_file(path, limit)
     except FileNotFoundError:
         raise
     except OSError as error:
@@ -49,7 +44,7 @@ def read_json(path: Path) -> Any:
 def read_yaml(path: Path) -> Any:
     """Return what a YAML file holds; errors as `read_small`, and InputError for no YAML, deep nesting and aliases."""
     try:
-        text = read_small(path, most=2**20).decode()
+        text = read_small(path, limit=2**20).decode()
         depth = 0
         for event in yaml.parse(text, Loader=yaml.SafeLoader):  # before it is built, which takes memory and the stack
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)

@@ -1,9 +1,34 @@
-"""Files that are whole or not there: written beside, synced, renamed."""
+"""Files read within a limit, and written whole or not at all."""
 
 import os
+import secrets
+import stat
 from pathlib import Path
 
-__all__ = ["whole_lines", "write_atomically"]
+from ditcnn.system.errors import InputError
+
+__all__ = ["check_size", "read_file", "whole_lines", "write_atomically"]
+
+
+def read_file(path: Path, limit: int) -> bytes:
+    """Return the content of a regular file.
+
+    Raises:
+        InputError: It is none (a pipe or a device would not end), or has more than ``limit`` bytes.
+        OSError: It cannot be read.
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise InputError(f"{path} is a folder, a pipe or a device; it must be a file.")
+    check_size(str(path), status.st_size, limit)
+    with path.open("rb") as file:
+        return file.read(limit)
+
+
+def check_size(where: str, size: int, limit: int) -> None:
+    """Raise `InputError` where a file has more than ``limit`` bytes."""
+    if size > limit:
+        raise InputError(f"{where} has {size:,} bytes; at most {limit:,} are read.")
 
 
 def write_atomically(path: Path, content: bytes | memoryview) -> None:
@@ -12,9 +37,10 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
     Raises:
         OSError: The disk is full or read-only; nothing is left behind and the old file stands.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
-        with temporary.open("wb") as file:
+        # Where others may write too, the name may be there already: a link to a file that is none of theirs.
+        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666), "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

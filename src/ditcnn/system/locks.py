@@ -43,7 +43,7 @@ def locked_folder(path: Path, doing: str = "works", patience: float = 0.0) -> It
         InputError: Another process is ``doing`` something here, or the path is a file.
     """
     if path.exists() and not path.is_dir():
-        raise InputError(f"--out {path} is a file, not a folder.")
+        raise InputError(f"`out` {path} is a file, not a folder.")
     path.mkdir(parents=True, exist_ok=True)
     # NFS locks only what is open for writing, which the folder itself cannot be. The file stays: to remove it would let two
     # processes lock two files of one name.
@@ -52,7 +52,7 @@ def locked_folder(path: Path, doing: str = "works", patience: float = 0.0) -> It
     while not try_lock(descriptor):
         if time.monotonic() >= end:
             os.close(descriptor)
-            raise InputError(f"another process {doing} in {path}; wait for it, or name another --out.")
+            raise InputError(f"another process {doing} in {path}; wait for it, or name another `out`.")
         time.sleep(0.1)
     try:
         yield

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-__all__ = ["one_line", "plain_console", "visible"]
+__all__ = ["in_words", "one_line", "plain_console", "visible"]
 
 MOST = 600  # characters of a message; libraries put whole listings into theirs
 
@@ -26,6 +26,11 @@ def one_line(text: object, most: int = MOST) -> str:
     """Return text as `visible` does, the middle of a long one left out."""
     line = visible(" ".join(str(text).splitlines()))
     return line if len(line) <= most else f"{line[: most // 2]} ... {line[-most // 2 :]}"
+
+
+def in_words(error: object) -> str:
+    """Return what an error says, to stand within a sentence: libraries put whole tracebacks into their messages."""
+    return one_line(" ".join(str(error).split()), 300).rstrip(".") or type(error).__name__
 
 
 def plain_console(width: int | None = None, *, stderr: bool = False) -> Any:

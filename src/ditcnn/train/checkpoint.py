@@ -50,7 +50,7 @@ def load_newest(folder: RunFolder, warn: Callable[[str], None]) -> tuple[dict[st
             warn(f"{path} is damaged ({error}); trying the one before.")
     if damaged:
         raise InputError(
-            f"no checkpoint in {folder.path} can be read: {', '.join(damaged)} damaged. Start again with another --out."
+            f"no checkpoint in {folder.path} can be read: {', '.join(damaged)} damaged. Start again with another `out`."
         )
     return None
 
@@ -101,14 +101,23 @@ def _of_today(state: dict[str, Any], path: Path) -> dict[str, Any]:
     progress = dict(state["progress"])
     progress["correct"] = progress.pop("hits", 0)
     progress["best_of"] = progress["best_of"] or ("raw" if progress["best_epoch"] else "")
-    metrics = path.with_name("metrics.jsonl")
     return state | {
         "format": FORMAT,
         "recipe": of_first_edition(state["recipe"], streamed),
         "progress": progress,
-        "lines": read_metrics(metrics)[: progress["lines"]] if progress["lines"] else [],
+        "lines": _lines(path.with_name("metrics.jsonl"), progress["lines"]),
         "chosen": None if streamed or not progress["best_epoch"] else _chosen(path.with_name("model.safetensors")),
     }
+
+
+def _lines(metrics: Path, count: int) -> list[dict[str, Any]]:
+    """Return a run's first lines of metrics, which checkpoints of the first edition do not hold."""
+    lines = read_metrics(metrics)[:count] if count else []
+    if len(lines) < count:
+        raise InputError(
+            f"{metrics} has {len(lines)} of {count} lines, and its checkpoint is of a version that cannot mend it."
+        )
+    return lines
 
 
 def _chosen(weights: Path) -> dict[str, Any] | None:

@@ -1,13 +1,9 @@
 """The front door of training: what the command line, the experiments and a notebook call."""
 
 import os
-import re
-import shlex
-import shutil
-import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +11,9 @@ import timm
 import torch
 from torch import nn
 
+from ditcnn.data.batches import normalise
 from ditcnn.data.stream.workers import end_if_importing_main
-from ditcnn.recipes import OWN, RECIPES, Recipe
+from ditcnn.recipes import OWN, Recipe
 from ditcnn.system.devices import choose_device
 from ditcnn.system.display import Display
 from ditcnn.system.environment import record_launch
@@ -25,24 +22,15 @@ from ditcnn.system.failures import explained
 from ditcnn.system.processes import Processes
 from ditcnn.system.signals import Stopped
 from ditcnn.train.build import build_model
-from ditcnn.train.folder import RunFolder
+from ditcnn.train.folder import RunFolder, new_run_folder, resume_command
 from ditcnn.train.inputs import Data, Inputs, named_data, open_inputs
-from ditcnn.train.matching import match_recipe
-from ditcnn.train.metrics import read_metrics
+from ditcnn.train.precision import choose_precision
+from ditcnn.train.resolve import resolve_run
 from ditcnn.train.saved import save_model
-from ditcnn.train.settings import (
-    DEFAULTS,
-    FIELDS,
-    Beside,
-    as_yaml,
-    base_of,
-    read_settings,
-    refuse_changes,
-    refuse_idle,
-    resolve,
-    with_weights,
-)
+from ditcnn.train.settings import Beside, as_yaml
+from ditcnn.train.sources import Cut, MemorySource
 from ditcnn.train.trainer import Callback, Trainer
+from ditcnn.train.trial import check_step
 
 __all__ = ["Plan", "Result", "fit", "plan"]
 
@@ -80,6 +68,7 @@ class Plan:
     beside: Beside
     folder: Path | None  # None: a new one below runs/
     new: bool
+    fresh: bool  # neither a checkpoint nor other weights are loaded
     device: torch.device
 
 
@@ -109,7 +98,8 @@ def fit(
     Args:
         model: A name of timm's registry, or a module of your own, which is trained in place; None: the recipe's.
         train: Images: a path as ``ditcnn train --data`` takes it; a map-style torch Dataset of (image, label), the image
-            PIL, a uint8 array or tensor, or a float tensor ``[C, H, W]`` that is taken as it is; a pair (images uint8
+            PIL, a uint8 array or tensor, or a float tensor ``[C, H, W]`` that is taken as it is, without normalisation,
+            crop and flip; a pair (images uint8
             ``[N, C, H, W]``, labels ``[N]``); None: the recipe's own data.
         val: Images to select on or to watch. Without them a part of train is held out, unless the path has such a part.
         test: Images for one test at the end.
@@ -184,8 +174,9 @@ def plan(
         "skip_bad_images": skip_bad_images,
         "checkpoint_minutes": checkpoint_minutes,
     }
+    train, val, test = (os.path.expanduser(data) if isinstance(data, str | Path) else data for data in (train, val, test))
     # Settings and folder are one process's business: the others may not see the disk, or may see it half written.
-    resolved = processes.on_first(lambda: _resolve(model, train, recipe, out, resume, config, asked, settings, display))
+    resolved = processes.on_first(lambda: resolve_run(model, train, recipe, out, resume, config, asked, settings, display))
     name, wanted, beside, folder = resolved.name, resolved.recipe, resolved.beside, resolved.folder
     if train is None and (train := resolved.data) is not None and train.startswith(OWN):
         raise processes.agreed(
@@ -194,6 +185,8 @@ def plan(
             )
         )
     place = processes.on_all(lambda: processes.own_device(choose_device(beside.device)))
+    precision = processes.on_first(lambda: choose_precision(wanted.precision, place, display.say, display.warn))
+    wanted = replace(wanted, precision=precision)
     inputs = open_inputs(
         train, val, test, wanted, name, resolved.given,
         processes=processes,
@@ -203,120 +196,19 @@ def plan(
         skip_bad_images=beside.skip_bad_images,
         display=display,
     )  # fmt: skip
+    idle = [field for field in ("workers", "skip_bad_images") if asked[field]]
+    if idle and isinstance(inputs.train, MemorySource):
+        raise processes.agreed(InputError(f"`{idle[0]}` has no effect on images in memory; leave it out."))
     if not resolved.new and folder is not None:
         run = RunFolder(folder)
         begun = processes.on_first(lambda: run.last.exists() or run.previous.exists())
     else:
         begun = False
+    cut = processes.on_all(lambda: Cut.of(inputs.recipe, processes.rank, processes.size))
     network = processes.on_all(lambda: _network(model, inputs, begun))
-    return Plan(name, inputs.recipe, inputs, network, named_data(train), beside, folder, resolved.new, place)
-
-
-@dataclass(frozen=True)
-class _Resolved:
-    name: str | None
-    recipe: Recipe
-    beside: Beside
-    data: str | None  # as a stored run or a config names it
-    folder: Path | None
-    new: bool
-    given: set[str]  # names of settings that were asked for
-
-
-def _resolve(
-    model: str | nn.Module | None,
-    train: Data,
-    recipe: str | Recipe | None,
-    out: str | Path | None,
-    resume: bool,
-    config: str | Path | None,
-    asked: dict[str, Any],
-    settings: dict[str, Any],
-    display: Display,
-) -> _Resolved:
-    """Return a run's settings: the recipe's, a config's, a stored run's and those asked for, on top of each other."""
-    if out is not None and not str(out):
-        raise InputError("`out` is empty; name a folder.")
-    in_config = read_settings(Path(config).expanduser()) if config is not None else {}
-    folder = Path(out).expanduser() if out is not None else _newest(recipe, model) if resume else None
-    stored = _stored(folder, resume, display) if folder is not None else None
-    if stored is not None and out is None:
-        display.say(f"going on with the newest run, {folder}")
-    below = {**in_config, **(stored or {})}
-    name = _name(recipe, in_config.get("recipe"), (stored or {}).get("recipe"))
-    if name is None and not isinstance(recipe, Recipe):
-        name = match_recipe(train if train is not None else below.get("data"), display.say)
-    own = _own_name(model) if isinstance(model, nn.Module) else model
-    layers = [_of_recipe(stored or {}), _of_recipe(in_config), settings | ({} if own is None else {"model": own})]
-    named = next((layer["model"] for layer in reversed(layers) if "model" in layer), None)
-    base = recipe if isinstance(recipe, Recipe) else base_of(name, None if str(named).startswith(OWN) else named)
-    before = resolve(base, layers[:1], f"{folder}/config.yaml: ")
-    wanted = resolve(resolve(before, layers[1:2], f"{config}: "), layers[2:])
-    wanted.check()
-    given = {key for layer in layers[1:] for key in layer}
-    beside = Beside(**{key: value if value is not None else below.get(key, DEFAULTS[key]) for key, value in asked.items()})
-    if stored is not None:
-        assert folder is not None
-        refuse_changes(before, wanted, RunFolder(folder).config)
-    else:
-        wanted = _complete(wanted, name, given, set(settings), train is not None or "data" in in_config, display)
-    return _Resolved(name, wanted, beside, below.get("data"), folder, stored is None, given)
-
-
-def _stored(folder: Path, resume: bool, display: Display) -> dict[str, Any] | None:
-    """Return the settings of the run in a folder that is to go on; None where a new one begins there."""
-    run = RunFolder(folder)
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"`out` {folder} is a file, not a folder.")
-    if run.holds_run() and not run.config.exists():
-        raise InputError(f"{folder} holds files of a run, but no config.yaml. Name another folder.")
-    if not resume:
-        run.refuse_run()
-        return None
-    if not run.config.exists():
-        display.say(f"{folder} holds no run: beginning one")
-        return None
-    checkpoints = run.last.exists() or run.previous.exists()
-    if not checkpoints and run.metrics.exists() and any(line.get("final") for line in read_metrics(run.metrics)):
-        raise InputError(f"{run.path} holds a finished run that lost its last.pt; put it back, or delete the folder.")
-    return read_settings(run.config)
-
-
-def _name(recipe: str | Recipe | None, in_config: Any, in_run: Any) -> str | None:
-    """Return the name of a run's recipe, on which what was asked for, a config and the run must agree."""
-    named = (recipe if isinstance(recipe, str) else None, in_config, in_run)
-    known = dict.fromkeys(str(name) for name in named if name is not None)
-    if len(known) > 1:
-        raise InputError(f"a run has one recipe; named are {' and '.join(known)}.")
-    return next(iter(known), None)
-
-
-def _of_recipe(stored: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in stored.items() if key in FIELDS}
-
-
-def _complete(
-    recipe: Recipe, name: str | None, given: set[str], asked: set[str], has_data: bool, display: Display
-) -> Recipe:
-    """Return a new run's settings with what its weights want; say what they are."""
-    streamed = name is not None and RECIPES[name].streamed
-    if name == "imagenet-finetune" and recipe.pretrained is None:
-        raise InputError("recipe imagenet-finetune needs `pretrained`: a model of timm's registry, or a run's folder.")
-    if streamed and not has_data:
-        raise InputError(f"recipe {name} needs `data`: class folders train/<class>/* and val/<class>/*.")
-    recipe = with_weights(recipe, given, streamed)
-    refuse_idle(recipe, asked)
-    display.say(_schedule(recipe, name))
-    if streamed and recipe.pretrained:
-        display.say(
-            f"images of {recipe.img_size} pixels ({recipe.interpolation}), mean {recipe.mean}, deviation {recipe.std}; from "
-            f"{recipe.pretrained}"
-        )
-    return recipe
-
-
-def _own_name(model: nn.Module) -> str:
-    return f"{OWN}{type(model).__module__}.{type(model).__qualname__}"
+    processes.on_all(lambda: check_step(network, inputs.recipe, inputs.train, cut, place))
+    fresh = not begun and wanted.pretrained is None
+    return Plan(name, inputs.recipe, inputs, network, named_data(train), beside, folder, resolved.new, fresh, place)
 
 
 def _network(model: str | nn.Module | None, inputs: Inputs, begun: bool) -> nn.Module:
@@ -348,7 +240,9 @@ def _network(model: str | nn.Module | None, inputs: Inputs, begun: bool) -> nn.M
 
 def _run(planned: Plan, processes: Processes, display: Display, callbacks: Sequence[Callback], patience: float) -> Result:
     inputs, recipe = planned.inputs, planned.recipe
-    path = planned.folder or processes.on_first(lambda: _new_folder(planned.name or "run", recipe))
+    path = planned.folder or processes.on_first(
+        lambda: new_run_folder(f"{planned.name or 'run'}-{recipe.model.rpartition('.')[2]}")
+    )
     folder = RunFolder(path)
     config = {
         "input_size": inputs.train.image_shape,
@@ -360,10 +254,12 @@ def _run(planned: Plan, processes: Processes, display: Display, callbacks: Seque
         "exif_orientation": inputs.upright,
     }
 
-    def export(model: nn.Module) -> None:
-        save_model(model, path, classes=inputs.classes, data_config=config)
+    def export(model: nn.Module) -> list[str]:
+        return save_model(model, path, classes=inputs.classes, data_config=config)
 
     try:
+        if planned.fresh:
+            _prepare(planned.model, inputs, processes)
         trainer = processes.on_all(
             lambda: Trainer(
                 recipe,
@@ -401,7 +297,9 @@ def _run(planned: Plan, processes: Processes, display: Display, callbacks: Seque
         try:
             summary = trainer.run()
         except Stopped as stop:
-            raise Stopped(stop.signum, f"checkpoint saved; go on with: {_command(path, processes)}") from None
+            raise Stopped(
+                stop.signum, f"checkpoint saved; go on with: {resume_command(path, processes.launcher is not None)}"
+            ) from None
         except Diverged:
             if trainer.stop.signum is not None:  # the wish to stop came first
                 raise Stopped(trainer.stop.signum, "the run had broken off") from None
@@ -412,65 +310,32 @@ def _run(planned: Plan, processes: Processes, display: Display, callbacks: Seque
             ) from None
     history = [line for line in trainer.lines if not line.get("final")]
     chosen = planned.model
-    if trainer.chosen_weights is not None:
-        chosen.load_state_dict(trainer.chosen_weights)
+    chosen.load_state_dict(trainer.weights)
     return Result(chosen.eval(), path, history, summary, trainer.stop.signum)
+
+
+def _prepare(model: nn.Module, inputs: Inputs, processes: Processes) -> None:
+    """Show some training images, as the network will see them, to a network that starts from them.
+
+    Any model may have a method ``prepare_on_images(images)``, images ``[N, C, H, W]``, normalised and not augmented. It is
+    called once, before the first step of a run from fresh weights; one that may have trained already should let it pass.
+    """
+    if not hasattr(model, "prepare_on_images"):
+        return
+    recipe, (_, height, width) = inputs.recipe, inputs.train.image_shape
+
+    def prepared() -> dict[str, torch.Tensor]:
+        images = inputs.train.sample(max(1, min(_SHOWN, _SHOWN_PIXELS // (height * width))))
+        model.prepare_on_images(normalise(images, recipe.mean, recipe.std))  # type: ignore[operator]
+        return model.state_dict()
+
+    model.load_state_dict(processes.on_first(prepared))  # the first one's numbers for all
+
+
+_SHOWN = 5_000  # images
+_SHOWN_PIXELS = _SHOWN * 64 * 64  # of larger images fewer
 
 
 def _of_model(model: str, key: str, default: Any) -> Any:
     """Return what a model of timm's registry says of its images; ``default`` where it says nothing."""
     return (timm.models.get_pretrained_cfg_value(model, key) if timm.is_model(model) else None) or default
-
-
-def _schedule(recipe: Recipe, name: str | None) -> str:
-    """Return the schedule in words; a number of epochs has moved milestones and warm-up."""
-    own = RECIPES[name].recipe.epochs if name else recipe.epochs
-    rescaled = f" (the recipe's {own} rescaled)" if recipe.epochs != own else ""
-    drops = recipe.milestones if recipe.schedule == "multistep" else ()
-    milestones = f", milestones at {', '.join(f'{m:g}' for m in drops)}" if drops else ""
-    return f"schedule: {recipe.epochs} epochs{rescaled}{milestones}, warm-up of {recipe.warmup_epochs:g} epochs"
-
-
-# Folders
-
-_RUNS = Path("runs")
-
-
-def _new_folder(name: str, recipe: Recipe) -> Path:
-    """Make and return runs/NAME-MODEL-N, N the next free number; runs that begin together have one each."""
-    stem = f"{name}-{recipe.own_module.rpartition('.')[2] if recipe.own_module else recipe.model}"
-    _RUNS.mkdir(parents=True, exist_ok=True)
-    numbers = [int(match[1]) for path in _RUNS.iterdir() if (match := re.fullmatch(rf"{re.escape(stem)}-(\d+)", path.name))]
-    number = max(numbers, default=0) + 1
-    while True:
-        try:
-            (folder := _RUNS / f"{stem}-{number}").mkdir()
-            return folder
-        except FileExistsError:
-            number += 1
-
-
-def _newest(recipe: str | Recipe | None, model: str | nn.Module | None) -> Path | None:
-    """Return the folder below runs/ whose run was the last to save, of a recipe and model where they are given."""
-    stem = f"{recipe if isinstance(recipe, str) else '*'}-{model if isinstance(model, str) else '*'}-*"
-    found = [path for path in _RUNS.glob(stem) if (path / "config.yaml").is_file()]
-    return max(found, key=lambda path: max(f.stat().st_mtime_ns for f in path.iterdir()), default=None)
-
-
-def _command(folder: Path, processes: Processes) -> str:
-    """Return what a person types to go on with a run."""
-    out = shlex.quote(str(folder))
-    called = sys.argv[0]
-    if not called.endswith(("ditcnn", "ditcnn/__main__.py", "ditcnn.exe")):
-        return f"ditcnn.fit(..., out={str(folder)!r}, resume=True)"
-    if processes.launcher is not None:
-        return f"the same torchrun command, with --out {out} --resume"
-    return f"{program()} train --out {out} --resume"
-
-
-def program() -> str:
-    """Return how this program was called, for a person to repeat."""
-    called = sys.argv[0]
-    if called.endswith("__main__.py"):
-        return "python -m ditcnn"
-    return "ditcnn" if shutil.which("ditcnn") == os.path.abspath(called) else called

@@ -1,6 +1,11 @@
-"""A run's folder: what lies where."""
+"""A run's folder: what lies where, which one is next, and what a person types to go on with it."""
 
 import json
+import os
+import re
+import shlex
+import shutil
+import sys
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,11 +13,14 @@ from typing import Any
 
 import yaml
 
+from ditcnn.system.documents import read_json
 from ditcnn.system.errors import InputError
 from ditcnn.system.files import write_atomically
 from ditcnn.system.locks import locked_folder
 
-__all__ = ["RunFolder"]
+__all__ = ["RunFolder", "new_run_folder", "newest_run", "program", "resume_command"]
+
+RUNS = Path("runs")
 
 
 @dataclass(frozen=True)
@@ -66,10 +74,16 @@ class RunFolder:
         files = (self.config, self.environment, self.metrics, self.curves, self.last, self.previous, self.weights)
         return any(file.exists() for file in (*files, self.path / "config.json"))
 
+    def lost_checkpoints(self) -> bool:
+        """Say whether there were checkpoints once: the picture comes after one, and so does a second line of the metrics."""
+        if self.last.exists() or self.previous.exists():
+            return False
+        return self.curves.exists() or (self.metrics.exists() and self.metrics.read_bytes().count(b"\n") > 1)
+
     def refuse_run(self) -> None:
         """Raise `InputError` if the folder holds a run: none is overwritten."""
         if self.holds_run():
-            raise InputError(f"{self.path} holds a run. Continue it with --resume, or name another folder with --out.")
+            raise InputError(f"{self.path} holds a run. Continue it with `resume`, or name another `out`.")
 
     def create(self, settings: dict[str, Any]) -> None:
         """Write the settings into the folder.
@@ -85,9 +99,49 @@ class RunFolder:
         write_atomically(self.failed, json.dumps({"failed": reason}).encode())
 
     def failure(self) -> str | None:
-        """Return why the run broke off, as `note_failure` kept it; None where it did not."""
-        return str(json.loads(self.failed.read_bytes())["failed"]) if self.failed.exists() else None
+        """Return why the run broke off, as `note_failure` kept it; None where it did not. Errors as `read_json`."""
+        if not self.failed.exists():
+            return None
+        found = read_json(self.failed)
+        if not isinstance(found, dict) or not isinstance(found.get("failed"), str):
+            raise InputError(f"{self.failed} is damaged: it does not say why the run broke off. Delete it.")
+        return str(found["failed"])
 
     def locked(self, patience: float = 0.0) -> AbstractContextManager[None]:
         """Make the folder where it is not there, and keep other processes out of it meanwhile, as `locked_folder` does."""
         return locked_folder(self.path, "trains", patience)
+
+
+def new_run_folder(stem: str) -> Path:
+    """Make and return runs/STEM-N, N the next free number; runs that begin together have one each."""
+    RUNS.mkdir(parents=True, exist_ok=True)
+    numbers = [int(match[1]) for path in RUNS.iterdir() if (match := re.fullmatch(rf"{re.escape(stem)}-(\d+)", path.name))]
+    number = max(numbers, default=0) + 1
+    while True:
+        try:
+            (folder := RUNS / f"{stem}-{number}").mkdir()
+            return folder
+        except FileExistsError:
+            number += 1
+
+
+def newest_run(recipe: str | None, model: str | None) -> Path | None:
+    """Return the folder below runs/ whose run was the last to save, of a recipe and model where they are given."""
+    found = [path for path in RUNS.glob(f"{recipe or '*'}-{model or '*'}-*") if (path / "config.yaml").is_file()]
+    return max(found, key=lambda path: max(f.stat().st_mtime_ns for f in path.iterdir()), default=None)
+
+
+def resume_command(folder: Path, launched: bool) -> str:
+    """Return what a person types to go on with a run, which torchrun may have ``launched``."""
+    out = shlex.quote(str(folder))
+    if not sys.argv[0].endswith(("ditcnn", "ditcnn/__main__.py", "ditcnn.exe")):
+        return f"ditcnn.fit(..., out={str(folder)!r}, resume=True)"
+    return f"the same torchrun command, with --out {out} --resume" if launched else f"{program()} train --out {out} --resume"
+
+
+def program() -> str:
+    """Return how this program was called, for a person to repeat."""
+    called = sys.argv[0]
+    if called.endswith("__main__.py"):
+        return "python -m ditcnn"
+    return "ditcnn" if shutil.which("ditcnn") == os.path.abspath(called) else called

@@ -1,7 +1,8 @@
 """From what a user names as data - paths, torch Datasets, arrays - to what a run trains on, watches and tests on."""
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,13 @@ import torch
 from torch.utils.data import Dataset
 from torchvision.transforms.functional import pil_to_tensor
 
-from ditcnn.data import DatasetSource, channel_statistics, from_arrays, open_data
+from ditcnn.data import DatasetSource, channel_statistics, from_arrays, open_data, resized
+from ditcnn.data.decoding import BadImage
 from ditcnn.data.images import ImageData, ImageSet, digest_of
+from ditcnn.data.kinds import look_at
 from ditcnn.data.split import hold_out, hold_out_places
 from ditcnn.data.stream import EvalTransform, ImageSource, open_source
+from ditcnn.data.stream.randomness import seeded
 from ditcnn.data.stream.source import subset
 from ditcnn.recipes import RECIPES, Recipe
 from ditcnn.system.display import Display
@@ -61,7 +65,11 @@ def named_data(data: Data) -> str | None:
         return None
     if isinstance(data, str | Path):
         prefix = str(data).partition("/")[0].lower()
-        return str(data) if prefix in ("hfds", "wds") and "/" in str(data) else str(Path(data).expanduser().absolute())
+        if prefix == "hfds" and "/" in str(data):
+            return str(data)
+        folder = str(data).partition("/")[2] if prefix == "wds" and "/" in str(data) else str(data)
+        absolute = str(Path(folder).expanduser().absolute())
+        return absolute if folder == str(data) else f"wds/{absolute}"
     kind = type(data[0] if isinstance(data, tuple) else data)
     return f"python:{kind.__module__}.{kind.__qualname__}"
 
@@ -125,14 +133,13 @@ def _arranged(
 ) -> Inputs:
     """Return what is trained on, watched and tested on, and the recipe with what the images decide."""
     held_out: Part | None = None
-    if recipe.protocol == "holdout" and parts.val is None:
+    unwatched = parts.val is None and (parts.test is None or recipe.protocol == "holdout")
+    if unwatched and recipe.protocol != "paper":
         whole = parts.train
         kept, held_out = _held_out(whole)
         parts = replace(parts, train=kept, whole=whole)
-    recipe = _with_statistics(recipe, parts, given, display.say)
+    recipe = _of_floats(recipe, parts, given) if parts.floats else _with_statistics(recipe, parts, given, display.say)
     streamed = not isinstance(parts.train, ImageSet)
-    if skip_bad_images and not streamed:
-        raise InputError("`skip_bad_images` has no effect on images in memory; leave it out.")
     if streamed:
         size = recipe.img_size or (None if parts.size else size_of_model())
         shape = parts.size if size is None and parts.size is not None else (3, size or 0, size or 0)
@@ -183,6 +190,7 @@ class _Parts:
     classes: tuple[str, ...]
     where: str
     size: tuple[int, int, int] | None = None  # (C, H, W) of images that are all of one
+    floats: bool = False  # images are floats, which are taken as they are
     whole: Part | None = None  # train with what is held out
     notes: tuple[str, ...] = ()  # what a person should be told
 
@@ -191,10 +199,13 @@ def _open_parts(train: Data, val: Data, test: Data, recipe: Recipe, name: str | 
     """Open what is named; the data of a name alone have a second part, which is val in the protocol ``last``, else test."""
     if val is None and test is None and (train is None or isinstance(train, str | Path | ImageData)):
         return _open_set(train, recipe, name)
-    opened = {part: _open_part(data, part) for part, data in (("train", train), ("val", val), ("test", test))}
-    first = opened["train"]
-    if first is None:
+    if train is None:
         raise InputError("name the images to train on.")
+    first = _open_part(train, "train", None)
+    classes = None if isinstance(first, ImageSet) else first.classes
+    named: tuple[tuple[str, Data], ...] = (("val", val), ("test", test))
+    opened: dict[str, Part | None] = {"train": first}
+    opened |= {part: None if data is None else _open_part(data, part, classes) for part, data in named}
     kinds = {isinstance(part, ImageSet) for part in opened.values() if part is not None}
     if len(kinds) > 1:
         raise InputError("train, val and test must be of one kind: all arrays, or all paths and Datasets.")
@@ -203,11 +214,31 @@ def _open_parts(train: Data, val: Data, test: Data, recipe: Recipe, name: str | 
         shapes = {tuple(part.images.shape[1:]) for part in opened.values() if isinstance(part, ImageSet)}
         if len(shapes) > 1:
             raise InputError(f"images of all parts must be of one size; got {' and '.join(map(str, sorted(shapes)))}.")
-        return _Parts(first, opened["val"], opened["test"], tuple(map(str, range(count))), "the images")
-    if not isinstance(first, DatasetSource):
-        return _Parts(first, opened["val"], opened["test"], first.classes, first.where)
-    channels, height, width = _values(first.read(0)[0]).shape
-    return _Parts(first, opened["val"], opened["test"], first.classes, first.where, (channels, height, width))
+        if recipe.img_size is not None:
+            opened = {part: resized(x, recipe.img_size) if isinstance(x, ImageSet) else None for part, x in opened.items()}
+        names = tuple(map(str, range(count)))
+        return _Parts(opened["train"] or first, opened["val"], opened["test"], names, "the images")
+    size, floats = _size_of(first) if isinstance(first, DatasetSource) else (None, False)
+    return _Parts(first, opened["val"], opened["test"], first.classes, first.where, size, floats)
+
+
+def _size_of(source: DatasetSource) -> tuple[tuple[int, int, int] | None, bool]:
+    """Return the shape of a Dataset's images where some, spread over it, have one, and whether they are floats."""
+    shapes, floats = set[tuple[int, int, int]](), set[bool]()
+    for index in torch.linspace(0, len(source) - 1, min(len(source), source.samples_in_digest)).long().tolist():
+        with seeded(0, index), suppress(BadImage):
+            image = source.read(index)[0]
+            channels, height, width = _values(image).shape
+            shapes.add((channels, height, width))
+            floats.add(isinstance(image, torch.Tensor))
+    if floats == {True} and len(shapes) == 1:
+        return shapes.pop(), True
+    if floats != {False}:
+        what = (
+            f"floats of several shapes, {sorted(shapes)[:2]}" if floats == {True} else "no image" if not floats else "bytes"
+        )
+        raise InputError(f"{source.where} holds {what}; its images must be all bytes, or all floats of one shape.")
+    return shapes.pop() if len(shapes) == 1 else None, False
 
 
 def _open_set(data: Any, recipe: Recipe, name: str | None) -> _Parts:
@@ -231,27 +262,26 @@ def _in_memory(images: ImageData, recipe: Recipe, where: str) -> _Parts:
     return _Parts(images.train, watched, tested, images.classes, where, notes=images.notes)
 
 
-def _open_part(data: Data, part: str) -> Part | None:
-    if data is None:
-        return None
+def _open_part(data: Data, part: str, classes: Sequence[str] | None) -> Part:
     if isinstance(data, tuple):
         if len(data) != 2:
             raise InputError(f"{part} must be a pair (images, labels); got {len(data)} values.")
         return from_arrays(*data)
     if isinstance(data, str | Path):
-        return _named_part(data, part)
+        return _named_part(data, part, classes)
     if isinstance(data, ImageData):
         raise InputError(f"{part} must be images alone, not a set with parts of its own.")
-    return DatasetSource(data)
+    assert data is not None
+    return DatasetSource(data, classes)
 
 
-def _named_part(data: str | Path, part: str) -> ImageSource:
-    try:
-        return open_source(data, "train" if part == "train" else "val", upright=True)
-    except InputError:
-        if part != "train":
-            raise
-        return open_source(data, "val", upright=True)  # class folders that stand alone
+def _named_part(data: str | Path, part: str, classes: Sequence[str] | None) -> Part:
+    """Return a part of what lies at a path; of class folders that stand alone all is that part."""
+    found = look_at(data)
+    if found.kind in ("cifar", "idx"):
+        images = open_data(Path(data), "cifar10")
+        return images.train if part == "train" else images.test
+    return open_source(data, "train" if part == "train" and not found.plain else "all", classes, upright=True)
 
 
 def _digest(parts: _Parts) -> str:
@@ -282,6 +312,23 @@ def _with_statistics(recipe: Recipe, parts: _Parts, given: set[str], say: Callab
     mean, std = channel_statistics(images) if isinstance(images, ImageSet) else _statistics_of_some(images)
     say(f"normalising with the training images' mean {mean} and deviation {std}")
     return replace(recipe, mean=mean, std=std)
+
+
+def _of_floats(recipe: Recipe, parts: _Parts, given: set[str]) -> Recipe:
+    """Return the recipe for images that the user's own code makes: no more is done to each than what is asked for."""
+    for name in ("scale", "auto_augment"):
+        if name in given and getattr(recipe, name) is not None:
+            raise InputError(f"`{name}` needs images of bytes; {parts.where} has floats, which are taken as they are.")
+    channels = (parts.size or (3,))[0]
+    untouched: dict[str, Any] = {
+        "mean": (0.0,) * channels,
+        "std": (1.0,) * channels,
+        "crop_padding": 0,
+        "flip": False,
+        "scale": None,
+    }
+    untouched |= {"auto_augment": None}
+    return replace(recipe, **{name: value for name, value in untouched.items() if name not in given})
 
 
 def _statistics_of_some(source: ImageSource) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ditcnn.data.datasets import DatasetSource
+from ditcnn.data.datasets import first_image
 from ditcnn.data.images import MAX_SIDE
 from ditcnn.data.kinds import Found, look_at
 from ditcnn.system.errors import InputError
@@ -42,7 +42,7 @@ def _first_of(data: Any) -> tuple[int, int, int]:
     if isinstance(data, tuple):
         shape = tuple(np.shape(data[0]))
         return shape[1:] if len(shape) == 4 else (3, 0, 0)  # what it lacks is told where it is opened
-    image = DatasetSource(data).read(0)[0]
+    image = first_image(data)
     return (3, image.height, image.width) if hasattr(image, "height") else tuple(image.shape)
 
 

@@ -32,6 +32,7 @@ from ditcnn.system.network import HUB_NAMES, hub, hub_offline_if_unreachable, re
 from ditcnn.system.text import one_line
 from ditcnn.train.folder import RunFolder
 from ditcnn.train.preprocessing import Preprocessing
+from ditcnn.train.weights import encoded, read_weights
 
 __all__ = [
     "TrainedModel",
@@ -78,11 +79,11 @@ class TrainedModel:
 
 def save_model(
     model: nn.Module, folder: Path, *, classes: Sequence[str] = (), data_config: Mapping[str, Any] | None = None
-) -> None:
+) -> list[str]:
     """Write ``config.json`` and ``model.safetensors`` for ``timm.create_model("local-dir:DIR", pretrained=True)``.
 
     A model that timm cannot build from its name and arguments (a module of one's own, or one with terms put in) is written
-    too: `load_model` then asks for the module.
+    too: `load_model` then asks for the module. Files that hold this already stay; the names of those written are returned.
 
     Args:
         model: Any model.
@@ -103,8 +104,17 @@ def save_model(
                 _save_own(plain, Path(temporary), beside, data, len(classes))
         except SafetensorError as error:  # what safetensors makes of a full disk
             raise OSError(str(error)) from None
-        for name in ("model.safetensors", "config.json"):
-            write_atomically(folder / name, Path(temporary, name).read_bytes())
+        weights = load_file(Path(temporary, "model.safetensors"))
+        contents = {"model.safetensors": encoded(weights), "config.json": Path(temporary, "config.json").read_bytes()}
+    written = [name for name, content in contents.items() if not _holds(folder / name, content)]
+    for name in written:
+        write_atomically(folder / name, contents[name])
+    return written
+
+
+def _holds(path: Path, content: bytes) -> bool:
+    """Say whether a file has this content."""
+    return path.is_file() and path.stat().st_size == len(content) and path.read_bytes() == content
 
 
 def _save_by_timm(model: nn.Module, folder: Path, beside: dict[str, Any], data: dict[str, Any]) -> bool:
@@ -270,9 +280,7 @@ def load_model(path: Path, *, model: nn.Module | None = None, **kwargs: Any) -> 
             f"from Python, with ditcnn.load({str(path)!r}, model=my_module)."
         )
     try:
-        if not weights.is_file():
-            raise ValueError("model.safetensors is no file")
-        state = load_file(weights)  # timm passes over some damage with a warning
+        state = read_weights(weights)  # timm passes over some damage with a warning
         if model is not None:
             model.load_state_dict(state)
         else:

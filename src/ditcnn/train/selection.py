@@ -102,7 +102,7 @@ class Paper:
             "test_top1": test["top1"],
             "best_test_top1": progress.best_top1,
             "best_test_epoch": progress.best_epoch,
-        }
+        } | _on_test({name: value for name, value in test.items() if name.startswith("views")})
 
 
 @dataclass
@@ -126,7 +126,7 @@ class Last:
 
 
 def _on_test(scores: dict[str, float]) -> dict[str, float]:
-    return {f"test_{name}": scores[name] for name in ("top1", "loss") if name in scores}
+    return {f"test_{name}": scores[name] for name in ("top1", "loss", "views_top1", "views_loss") if name in scores}
 
 
 def selection_of(protocol: str, held_out: Source | None, val: Source | None, test: Source | None) -> Selection:
@@ -142,14 +142,16 @@ def selection_of(protocol: str, held_out: Source | None, val: Source | None, tes
         InputError: The protocol lacks the images that it needs.
     """
     if protocol == "paper":
-        watched = test or val
-        if watched is None:
+        if (watched := test or val) is None:
             raise InputError("`protocol` paper needs test images.")
+        if test is not None and val is not None:
+            raise InputError("`protocol` paper watches test; leave out val, or choose another protocol.")
         return Paper("test", watched, watched)
-    if protocol == "holdout":
-        if (watched := val or held_out) is None:
-            raise InputError("`protocol` holdout needs images to select on.")
-        return HeldOut("holdout" if val is None else "val", watched, test)
-    if (watched := val or test) is None:
-        raise InputError("`protocol` last needs images to watch: val or test.")
-    return Last("val", watched, test if val is not None else None)
+    kind = HeldOut if protocol == "holdout" else Last
+    if val is not None:
+        return kind("val", val, test)
+    if held_out is not None:
+        return kind("holdout", held_out, test)
+    if protocol == "holdout" or test is None:
+        raise InputError(f"`protocol` {protocol} needs images to watch.")
+    return Last("val", test, None)

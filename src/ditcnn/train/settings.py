@@ -22,6 +22,7 @@ __all__ = [
     "Beside",
     "as_yaml",
     "base_of",
+    "check_each",
     "read_settings",
     "refuse_changes",
     "refuse_idle",
@@ -62,6 +63,9 @@ def read_settings(path: Path) -> dict[str, Any]:
     for name in found:
         if name not in KNOWN:
             raise InputError(f"{path} has an unknown key {str(name)!r}.{nearest(str(name), KNOWN)}")
+    for name in ("recipe", "data"):
+        if not isinstance(found.get(name), str | None):
+            raise InputError(f"{path}: {name} must be text; got {str(found[name])[:80]}.")
     edition = found.pop("edition", 1)
     named = RECIPES.get(str(found.get("recipe", "digits")))
     if edition == 1 and named is not None and ("scale" in found or named.streamed):
@@ -71,16 +75,28 @@ def read_settings(path: Path) -> dict[str, Any]:
     return dict(found)
 
 
+def check_each(given: Mapping[str, Any]) -> None:
+    """Raise unless each setting is one of a recipe and fits by itself, whatever the others are.
+
+    Raises:
+        InputError: A setting is unknown, out of its range, or names a model or an optimiser that is not there.
+    """
+    for name in given:
+        if name not in FIELDS:
+            raise InputError(f"there is no setting {name!r}.{nearest(name, FIELDS)}")
+    for part in Recipe.__mro__[1:-1]:  # the components
+        own = {field.name for field in dataclasses.fields(part)}
+        part(**{name: value for name, value in given.items() if name in own})
+    Recipe(**{name: given[name] for name in ("model", "opt") if name in given}).check()
+
+
 def resolve(base: Recipe, layers: Sequence[Mapping[str, Any]], where: str = "") -> Recipe:
     """Return a recipe with layers of settings on top; a number of epochs moves milestones and warm-up of what lies below.
 
     Raises:
-        InputError: A setting is unknown or does not fit.
+        InputError: A setting does not fit.
     """
     for layer in layers:
-        for name in layer:
-            if name not in FIELDS:
-                raise InputError(f"there is no setting {name!r}.{nearest(name, FIELDS)}")
         try:
             if "epochs" in layer:
                 base = base.at_epochs(replace(base, epochs=layer["epochs"], warmup_epochs=0.0).epochs)
@@ -125,6 +141,14 @@ def refuse_idle(recipe: Recipe, given: set[str]) -> None:
         idle |= dict.fromkeys(("warmup", "warmup_factor"), "another `schedule`")
     else:
         idle |= dict.fromkeys(("warmup_lr", "min_lr"), "`schedule` cosine-by-epoch")
+    if recipe.schedule == "triangular":
+        idle |= dict.fromkeys(("warmup", "warmup_epochs"), "another `schedule`")
+    else:
+        idle |= dict.fromkeys(("peak", "end_factor"), "`schedule` triangular")
+    if not recipe.crop_padding:
+        idle["padding_mode"] = "`crop_padding`"
+    if not recipe.flip:
+        idle["flip_mode"] = "`flip`"
     if not get_optimizer_info(recipe.opt).has_momentum:
         idle["momentum"] = "an `opt` with momentum"
     for name, needed in idle.items():

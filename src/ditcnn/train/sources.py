@@ -22,12 +22,14 @@ from ditcnn.data.stream import (
     steps_per_epoch_of,
     train_batches_of,
 )
+from ditcnn.data.stream.source import subset
 from ditcnn.recipes import Recipe
 from ditcnn.system.errors import InputError
 
 __all__ = ["Batch", "Cut", "MemorySource", "Source", "StreamSource", "eval_transform_of", "train_transform_of"]
 
 EVAL_BATCH = 500  # of images in memory: no gradients are kept
+SAMPLE_BATCH = 50
 Batch = tuple[Tensor, Tensor]  # images uint8 or float [B, C, H, W], labels [B]
 
 
@@ -102,6 +104,10 @@ class Source(Protocol):
         """Yield each image once, in one of the processes, as it is."""
         ...
 
+    def sample(self, count: int) -> Tensor:
+        """Return at most so many images, spread evenly over the source, as they are."""
+        ...
+
 
 class MemorySource:
     """Images in memory. The last step of an epoch may be smaller.
@@ -124,6 +130,7 @@ class MemorySource:
         self.transform = train_transform_of(recipe, (height, width)) if drawn_one_by_one else None
         if self.transform is not None and data.images.is_floating_point():
             raise InputError("`scale` and `auto_augment` need images of bytes (uint8); these are floats.")
+        _refuse_wide_reflection(recipe, (height, width))
 
     def __len__(self) -> int:
         return len(self.data)
@@ -141,7 +148,7 @@ class MemorySource:
 
     def train_steps(self, cut: Cut, epoch: int, first: int) -> Iterator[Step]:
         """Yield an epoch's steps from ``first`` on."""
-        draws = EpochDraws.of(len(self), self.recipe.seed, epoch, self.recipe.crop_padding)
+        draws = _draws_of(self.recipe, len(self), epoch)
         for number in range(first, self.steps(cut)):
             index = draws.order[number * cut.global_batch : (number + 1) * cut.global_batch]
             rows = index.tensor_split(cut.micro_batches)[cut.rank :: cut.size]
@@ -151,7 +158,7 @@ class MemorySource:
         images = self.data.images[row]
         if self.transform is not None:
             images = torch.stack([self._one(image, epoch, i) for image, i in zip(images, row.tolist(), strict=True)])
-        return draws.crop_and_flip(images, row, self.recipe.crop_padding, self.recipe.flip and self.recipe.scale is None)
+        return _in_batch(self.recipe, draws, images, row)
 
     def _one(self, image: Tensor, epoch: int, index: int) -> Tensor:
         assert self.transform is not None
@@ -164,6 +171,10 @@ class MemorySource:
         """Yield each image once, in one of the processes."""
         images, labels = self.data.images[rank::size], self.data.labels[rank::size]
         yield from zip(images.split(EVAL_BATCH), labels.split(EVAL_BATCH), strict=True)
+
+    def sample(self, count: int) -> Tensor:
+        """Return at most so many images, spread evenly over the set."""
+        return self.data.images[_spread(len(self), count)]
 
 
 class StreamSource:
@@ -195,6 +206,7 @@ class StreamSource:
         self.workers, self.skip_bad_images = workers, skip_bad_images
         self.bad_images: dict[str, str] = {}
         self.transform = train_transform_of(recipe, image_shape[1:], evaluation)
+        _refuse_wide_reflection(recipe, image_shape[1:])
 
     def __len__(self) -> int:
         return len(self.source)
@@ -215,11 +227,11 @@ class StreamSource:
     def train_steps(self, cut: Cut, epoch: int, first: int) -> Iterator[Step]:
         """Yield an epoch's steps from ``first`` on."""
         recipe, finish = self.recipe, None
-        if recipe.scale is None and (recipe.crop_padding or recipe.flip):
-            draws = EpochDraws.of(len(self), recipe.seed, epoch, recipe.crop_padding)
+        if recipe.crop_padding or _flips_in_batch(recipe):
+            draws = _draws_of(recipe, len(self), epoch)
 
             def finish(images: Tensor, row: Tensor) -> Tensor:
-                return draws.crop_and_flip(images, row, recipe.crop_padding, recipe.flip)
+                return _in_batch(recipe, draws, images, row)
 
         return train_batches_of(
             self.source,
@@ -250,6 +262,43 @@ class StreamSource:
             bad_images=self.bad_images,
         )
 
+    def sample(self, count: int) -> Tensor:
+        """Return at most so many images, spread evenly over the source, resized as they are evaluated."""
+        batches = eval_batches_of(
+            subset(self.source, _spread(len(self), count).numpy()),
+            self.evaluation,
+            batch_size=SAMPLE_BATCH,
+            workers=self.workers,
+            skip_bad_images=self.skip_bad_images,
+        )
+        return torch.cat([images for images, _ in batches])
+
+
+def _spread(length: int, count: int) -> Tensor:
+    return torch.arange(min(count, length)) * length // min(count, length)
+
+
+def _draws_of(recipe: Recipe, images: int, epoch: int) -> EpochDraws:
+    return EpochDraws.of(images, recipe.seed, epoch, recipe.crop_padding, recipe.flip_mode == "alternating")
+
+
+def _flips_in_batch(recipe: Recipe) -> bool:
+    """Say whether flips are done in batches: a random resized crop has its own random flip."""
+    return recipe.flip and (recipe.scale is None or recipe.flip_mode == "alternating")
+
+
+def _in_batch(recipe: Recipe, draws: EpochDraws, images: Tensor, row: Tensor) -> Tensor:
+    """Return images as they are drawn in an epoch, from them and their places in the set."""
+    return draws.crop_and_flip(images, row, recipe.crop_padding, _flips_in_batch(recipe), recipe.padding_mode)
+
+
+def _refuse_wide_reflection(recipe: Recipe, size: tuple[int, int]) -> None:
+    if recipe.padding_mode == "reflect" and recipe.crop_padding >= min(size):
+        raise InputError(
+            f"`padding_mode` reflect needs `crop_padding` below the images' height and width; got {recipe.crop_padding} for "
+            f"images of {size[0]}x{size[1]}."
+        )
+
 
 def train_transform_of(recipe: Recipe, size: tuple[int, int], evaluation: EvalTransform | None = None) -> ImageTransform:
     """Return what a recipe does to each image by itself; crops by padding and their flips are done in batches."""
@@ -260,7 +309,7 @@ def train_transform_of(recipe: Recipe, size: tuple[int, int], evaluation: EvalTr
     return TrainTransform(
         size if size[0] != size[1] else size[0],
         scale=recipe.scale,
-        hflip=0.5 if recipe.flip else 0.0,
+        hflip=0.5 if recipe.flip and not _flips_in_batch(recipe) else 0.0,
         auto_augment=recipe.auto_augment,
         mean=mean,
         seed=recipe.seed,

@@ -11,15 +11,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from ditcnn.data.batches import derived_seed, normalise
 from ditcnn.data.stream import Erase, Mix, Step
 from ditcnn.recipes import Recipe
-from ditcnn.system.batch_norm import refuse_other_norms
 from ditcnn.system.devices import autocast
 from ditcnn.system.display import Display
 from ditcnn.system.errors import Diverged, InputError, RunFailed
@@ -59,13 +56,14 @@ class Trainer:
         device: Where this process computes.
         display: Where to report.
         digest: A text that tells the images from others.
-        export: Writes a model with the chosen weights into the folder, for `ditcnn.load`.
+        export: Writes a model with the chosen weights into the folder, for `ditcnn.load`; returns the files that were not
+            so already.
         processes: Those that train together. Only the first one touches the folder.
         checkpoint_minutes: Time between checkpoints within an epoch; there is one after each epoch.
         callbacks: Are called with each line of the metrics, and with each step's epoch, step, loss and rate.
 
     Raises:
-        InputError: The batches cannot be cut so, or the model cannot train on the smallest one.
+        InputError: The batches cannot be cut so.
     """
 
     def __init__(
@@ -79,7 +77,7 @@ class Trainer:
         display: Display,
         *,
         digest: str,
-        export: Callable[[nn.Module], None],
+        export: Callable[[nn.Module], list[str]],
         processes: Processes | None = None,
         checkpoint_minutes: float = 5.0,
         callbacks: Sequence[Callback] = (),
@@ -103,7 +101,6 @@ class Trainer:
         self.model = model.to(device)
         if recipe.channels_last:
             model.to(memory_format=torch.channels_last)
-        self._check_batches()
         self.optimizer = make_optimizer(model, recipe)
         self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
         self.mix = Mix(len(train.classes), recipe.mixup, recipe.cutmix, smoothing=recipe.label_smoothing, seed=recipe.seed)
@@ -116,30 +113,6 @@ class Trainer:
                 f"needs {self._mature_after()} to forget its start: its accuracy will mean little, and the weights "
                 "themselves will be the model. Lower `ema_decay`."
             )
-
-    def _check_batches(self) -> None:
-        """Raise unless the model can train on each batch of an epoch.
-
-        Images are mixed in pairs, and normalising one number over itself is no use.
-        """
-        sizes, batch_size, count = self.train.sizes(self.cut), self.recipe.batch_size, len(self.train)
-        odd = [size for size in sorted(sizes) if size % 2]
-        if odd and (self.recipe.mixup or self.recipe.cutmix):
-            raise InputError(
-                f"`mixup` and `cutmix` pair images; {count} training images in batches of {batch_size} leave "
-                f"a batch of {odd[0]}. Choose another `batch_size`."
-            )
-        if self.cut.shared:
-            refuse_other_norms(self.model)
-        if 1 not in sizes or self.cut.shared:
-            return
-        try:
-            copy.deepcopy(self.model).train()(torch.zeros(1, *self.train.image_shape, device=self.device))
-        except ValueError as error:
-            raise InputError(
-                f"{count} training images in batches of {batch_size} leave a batch of one, which this model cannot train on "
-                f"({error}). Choose another `batch_size`."
-            ) from None
 
     # The run
 
@@ -199,7 +172,8 @@ class Trainer:
         finally:
             if self.processes.first:
                 self.log.close()
-                self._unless_full(self.folder.curves, lambda: draw_curves(self.folder.metrics, self.folder.curves))
+                if self.folder.last.exists():  # so that a picture says that there was a checkpoint
+                    self._unless_full(self.folder.curves, lambda: draw_curves(self.folder.metrics, self.folder.curves))
         return self.result
 
     def _prepare(self) -> None:
@@ -387,14 +361,25 @@ class Trainer:
     def _finish(self) -> None:
         """Evaluate the model that counts on test, once, and record the result. The checkpoint keeps the last epoch's."""
         line: dict[str, Any] = {"epoch": self.progress.epoch, "final": True}
-        test: dict[str, float] = {}
-        if self.selection.test is not None:
-            scores = self._evaluate(self.selection.test, {"": self._chosen_model()})
-            test = {name.removeprefix("_"): value for name, value in scores.items()}
-        self.result = line | self.selection.result(self.progress, self.result, self.chosen, test)
+        selection = self.selection
+        test = {} if selection.test is None else self._of_chosen(selection.test)
+        line |= selection.result(self.progress, self.result, self.chosen, test)
+        if self.recipe.views > 1:
+            line["views"] = self.recipe.views
+            if selection.test is not selection.watched:
+                of = f"{selection.name}_ema" if self.chosen == "ema" else selection.name
+                of = of if f"{of}_top1" in line else selection.name
+                watched = self._of_chosen(selection.watched)
+                line |= {f"{of}_{name}": watched[name] for name in ("views_top1", "views_loss")}
+        self.result = line
         self._record(self.result)
         self.progress.finished = True
         self._save()
+
+    def _of_chosen(self, source: Source) -> dict[str, float]:
+        """Return the scores of the model that counts, of views too."""
+        scores = self._evaluate(source, {"": self._chosen_model()}, self.recipe.views)
+        return {name.removeprefix("_"): value for name, value in scores.items()}
 
     # Which weights count
 
@@ -424,11 +409,15 @@ class Trainer:
         self.processes.on_first(lambda: self.export(self._newest()))
 
     def _chosen_model(self) -> nn.Module:
-        """Return a network with the weights that count."""
+        """Return a network with the weights that count: those kept, or where none were the newest."""
         model = copy.deepcopy(self.model)
-        if self.chosen_weights is not None:
-            model.load_state_dict(self.chosen_weights)
+        model.load_state_dict(self.weights)
         return model
+
+    @property
+    def weights(self) -> State:
+        """The weights that count."""
+        return self._newest().state_dict() if self.chosen_weights is None else self.chosen_weights
 
     # Records
 
@@ -436,18 +425,8 @@ class Trainer:
         clean(self.folder, self.restored_from)
         self.folder.failed.unlink(missing_ok=True)
         self.log = MetricsLog(self.folder.metrics, self.lines, self.display.warn)
-        if self.chosen_weights is not None and not self._is_whole():
-            self.display.warn(f"{self.folder.weights} is damaged or missing; written anew from the checkpoint.")
-            self.export(self._chosen_model())
-
-    def _is_whole(self) -> bool:
-        """Say whether the folder's model is the one that the checkpoint holds."""
-        try:
-            found = load_file(self.folder.weights)
-        except (OSError, SafetensorError):
-            return False
-        wanted = self.chosen_weights or {}
-        return found.keys() <= wanted.keys() and all(torch.equal(value, wanted[name]) for name, value in found.items())
+        if self.chosen_weights is not None and (mended := self.export(self._chosen_model())):
+            self.display.warn(f"{self.folder.path}: not as the checkpoint has it, written anew: {', '.join(mended)}.")
 
     def _record(self, line: dict[str, Any]) -> None:
         self.lines.append(line)
@@ -499,7 +478,7 @@ class Trainer:
 
     # Watched images
 
-    def _evaluate(self, source: Source, models: dict[str, nn.Module]) -> dict[str, float]:
+    def _evaluate(self, source: Source, models: dict[str, nn.Module], views: int = 1) -> dict[str, float]:
         """Return loss and accuracies on images, shared by the processes, of each model by its name."""
         sums = evaluate_batches(
             models,
@@ -509,6 +488,7 @@ class Trainer:
             device=self.device,
             precision=self.recipe.precision,
             topk=source.topk if len(source.classes) > 5 else (1,),
+            views=views,
         )
         mine = [value for counts in sums.values() for value in counts.values()]
         bad, *totals = self.processes.gather(self._tell_bad_images(source), *mine).sum(0).tolist()
@@ -581,7 +561,7 @@ class Trainer:
         progress, processes = self.progress, self.processes
         return RunFailed(
             f"process {processes.rank} of {processes.size} lost contact with another one in epoch {progress.epoch + 1}, "
-            f"step {progress.step + 1} ({str(error).strip().splitlines()[0]}). Go on from the last checkpoint with --resume."
+            f"step {progress.step + 1} ({str(error).strip().splitlines()[0]}). Go on from the last checkpoint with `resume`."
         )
 
 

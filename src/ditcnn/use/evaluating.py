@@ -2,31 +2,31 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset
 
 from ditcnn.data import ImageData, open_data
-from ditcnn.data.cifar import cifar_in
 from ditcnn.data.class_names import match_classes
-from ditcnn.data.files import open_files
-from ditcnn.data.idx import has_idx
-from ditcnn.data.stream import eval_batches_of, open_source
+from ditcnn.data.kinds import look_at
+from ditcnn.data.stream import Split, eval_batches_of, open_source
 from ditcnn.system.devices import choose_device
 from ditcnn.system.errors import InputError
 from ditcnn.train import TrainedModel
 from ditcnn.train.evaluate import evaluate_batches, mean_scores
+from ditcnn.train.inputs import named_data
+from ditcnn.train.settings import read_settings
 from ditcnn.use.loading import Model, as_trained, called
 from ditcnn.use.pixels import pixels_of, stacked
 
 __all__ = ["evaluate", "is_for_memory"]
 
 SMALL, LARGE = 500, 64  # images at a time
-_COMPRESSED = (".gz", ".tgz", ".bz2", ".xz")
 
 
 @dataclass
@@ -36,7 +36,7 @@ class _Images:
     where: str
     images: int | None
     classes: int
-    batches: Callable[[], Iterator[tuple[Tensor, Tensor]]]
+    batches: Iterator[tuple[Tensor, Tensor]]
     bad: dict[str, str] = field(default_factory=dict)
 
 
@@ -46,6 +46,7 @@ def evaluate(
     *,
     device: str = "auto",
     precision: str = "fp32",
+    views: int = 1,
     batch_size: int | None = None,
     workers: int = 0,
     image_size: int | None = None,
@@ -66,6 +67,7 @@ def evaluate(
             pixels; floats are normalised already.
         device: Where to compute; ``auto`` is a GPU where there is one.
         precision: Arithmetic of the forward pass: fp32, bf16 or fp16.
+        views: Test-time views, 1, 2 (mirrored) or 6 (and moved by a pixel): ``views_top1`` and so on stand beside the rest.
         batch_size: Images at a time.
         workers: Processes that read images which are not kept in memory.
         image_size, crop_pct: Instead of the model's own.
@@ -80,6 +82,8 @@ def evaluate(
     for name, value, least in (("batch_size", batch_size, 1), ("image_size", image_size, 1), ("workers", workers, 0)):
         if value is not None and value < least:
             raise InputError(f"{name} must be {'above 0' if least else 'not negative'}; got {value}.")
+    if views not in (1, 2, 6):
+        raise InputError(f"views must be 1, 2 or 6; got {views}.")
     where = choose_device(device)
     trained = as_trained(model, pretrained=pretrained, image_size=image_size, crop_pct=crop_pct, data_config=data_config)
     if isinstance(data, str | os.PathLike):
@@ -90,18 +94,19 @@ def evaluate(
     if isinstance(data, ImageData):
         images = _of_memory(called(model), trained, data, batch_size or SMALL)
     elif isinstance(data, str | os.PathLike):
-        images = _of_stream(trained, os.fspath(data), batch_size or LARGE, workers, skip_bad_images)
+        images = _of_stream(trained, os.fspath(data), _split_of(model, data), batch_size or LARGE, workers, skip_bad_images)
     else:
         images = _of_objects(trained, data, batch_size or LARGE)
     started = time.monotonic()
     sums = evaluate_batches(
         {"": trained.model.to(where)},
-        images.batches(),
+        images.batches,
         mean=trained.mean,
         std=trained.std,
         device=where,
         precision=precision,
         topk=(1, 5) if len(trained.classes) > 5 else (1,),
+        views=views,
     )[""]
     seconds = time.monotonic() - started
     if not sums["images"]:
@@ -121,27 +126,19 @@ def evaluate(
 
 def is_for_memory(data: str) -> bool:
     """Say whether data are read into memory at once: CIFAR's batches, IDX files, and archives that are compressed."""
-    path = Path(data)
-    if data.lower().startswith(("hfds/", "wds/")) or not path.exists():
+    try:
+        found = look_at(data)
+    except InputError:  # is told where they are opened
         return False
-    if path.is_file() and path.suffix.lower() in _COMPRESSED:
-        return True
-    if path.is_file() and path.stat().st_size > 2**31:  # no set of small images is
-        return False
-    files = open_files(path)
-    return bool(cifar_in(files)) or has_idx(files)
+    return found.compressed or found.kind in ("cifar", "idx")
 
 
 def _of_memory(name: str, trained: TrainedModel, data: ImageData, batch_size: int) -> _Images:
     outputs = _outputs_of(trained, data.classes)
     if data.image_shape != trained.image_shape:
         raise InputError(f"{name} takes images of (C, H, W) = {trained.image_shape}; the data has {data.image_shape}.")
-    test = data.test
-
-    def batches() -> Iterator[tuple[Tensor, Tensor]]:
-        yield from zip(test.images.split(batch_size), outputs[test.labels].split(batch_size), strict=True)
-
-    return _Images("the test part", len(test), len(data.classes), batches)
+    batches = zip(data.test.images.split(batch_size), outputs[data.test.labels].split(batch_size), strict=True)
+    return _Images("the test part", len(data.test), len(data.classes), batches)
 
 
 def _outputs_of(trained: TrainedModel, classes: Sequence[str]) -> Tensor:
@@ -150,61 +147,49 @@ def _outputs_of(trained: TrainedModel, classes: Sequence[str]) -> Tensor:
     return torch.tensor(match_classes(classes, known, len(trained.classes)))
 
 
-def _of_stream(trained: TrainedModel, data: str, batch_size: int, workers: int, skip_bad_images: bool) -> _Images:
-    source = open_source(data, "val", upright=trained.preprocessing.exif_orientation)
+def _split_of(model: Model, data: str | os.PathLike[str]) -> Split:
+    """Return which part tests a model: of class folders alone all, unless it was trained on nine tenths of them."""
+    config = None if isinstance(model, nn.Module) else Path(model) / "config.yaml"
+    ran = config is not None and config.is_file() and read_settings(config).get("data") == named_data(os.fspath(data))
+    return "val" if ran else "all"
+
+
+def _of_stream(
+    trained: TrainedModel, data: str, split: Split, batch_size: int, workers: int, skip_bad_images: bool
+) -> _Images:
+    source = open_source(data, split, upright=trained.preprocessing.exif_orientation)
     outputs = _outputs_of(trained, source.classes)
     bad: dict[str, str] = {}
 
-    def batches() -> Iterator[tuple[Tensor, Tensor]]:
-        read = eval_batches_of(
-            source,
-            trained.preprocessing,  # type: ignore[arg-type]  # called as an EvalTransform is
-            batch_size=batch_size,
-            workers=workers,
-            skip_bad_images=skip_bad_images,
-            bad_images=bad,
-        )
-        for images, labels in read:
-            yield images, outputs[labels]
-
+    read = eval_batches_of(
+        source,
+        trained.preprocessing,  # type: ignore[arg-type]  # called as an EvalTransform is
+        batch_size=batch_size,
+        workers=workers,
+        skip_bad_images=skip_bad_images,
+        bad_images=bad,
+    )
+    batches = ((images, outputs[labels]) for images, labels in read)
     return _Images(source.where, len(source), len(source.classes), batches, bad)
 
 
 def _of_objects(trained: TrainedModel, data: Any, batch_size: int) -> _Images:
     """Return the images of a Dataset, or of a pair of images and labels."""
-    pair = isinstance(data, tuple | list) and len(data) == 2
-    if pair and len(data[0]) != len(data[1]):
-        raise InputError(f"there are {len(data[0])} images and {len(data[1])} labels.")
-    if not pair and not hasattr(data, "__getitem__") and not hasattr(data, "__iter__"):
-        raise InputError(
-            f"data must be a path, a Dataset of (image, label), or a pair of images and labels; got {type(data).__name__}."
-        )
+    kind = type(data).__name__
+    if isinstance(data, tuple | list) and len(data) == 2:
+        if len(data[0]) != len(data[1]):
+            raise InputError(f"there are {len(data[0])} images and {len(data[1])} labels.")
+        data = list(zip(*data, strict=True))
+    if not isinstance(data, IterableDataset) and not (hasattr(data, "__getitem__") and hasattr(data, "__len__")):
+        raise InputError(f"data must be a path, a Dataset of (image, label), or a pair of images and labels; got {kind}.")
+    classes = len(trained.classes)
 
-    def samples() -> Iterator[tuple[Any, Any]]:
-        if pair:
-            yield from zip(*data, strict=True)
-        elif hasattr(data, "__len__"):
-            yield from (data[i] for i in range(len(data)))  # Dataset has no end of its own for a loop
-        else:
-            yield from data
+    def collate(samples: list[tuple[Any, Any]]) -> tuple[Tensor, Tensor]:
+        labels = torch.tensor([int(label) for _, label in samples])
+        if ((labels < 0) | (labels >= classes)).any():
+            raise InputError(f"labels must be from 0 to {classes - 1}, the model's classes; got {labels.tolist()[:5]}.")
+        return stacked([pixels_of(image, trained.preprocessing) for image, _ in samples], trained.preprocessing), labels
 
-    def batches() -> Iterator[tuple[Tensor, Tensor]]:
-        images: list[Tensor] = []
-        labels: list[int] = []
-        for image, label in samples():
-            images.append(pixels_of(image, trained.preprocessing))
-            labels.append(_checked(int(label), len(trained.classes)))
-            if len(images) == batch_size:
-                yield stacked(images, trained.preprocessing), torch.tensor(labels)
-                images, labels = [], []
-        if images:
-            yield stacked(images, trained.preprocessing), torch.tensor(labels)
-
-    count = len(data[0]) if pair else len(data) if hasattr(data, "__len__") else None
-    return _Images(f"a {type(data).__name__}", count, len(trained.classes), batches)
-
-
-def _checked(label: int, classes: int) -> int:
-    if not 0 <= label < classes:
-        raise InputError(f"labels must be from 0 to {classes - 1}, the model's classes; got {label}.")
-    return label
+    # A generator of its own, else the loader draws from the global one.
+    loader = DataLoader(data, batch_size, collate_fn=collate, generator=torch.Generator())
+    return _Images(f"a {kind}", len(data) if hasattr(data, "__len__") else None, classes, iter(loader))

@@ -2,12 +2,11 @@
 
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from ditcnn.data.batches import normalise
+from ditcnn.data.decoding import as_picture
 from ditcnn.system.errors import InputError
 from ditcnn.train import Preprocessing
 
@@ -25,26 +24,21 @@ def pixels_of(image: Any, preprocessing: Preprocessing) -> Tensor:
     Raises:
         InputError: It is something else, or floats of another shape than the model's.
     """
-    channels = preprocessing.input_size[0]
-    if isinstance(image, np.ndarray):
-        image = _from_array(image)
-    if isinstance(image, Tensor) and image.ndim == 3 and image.shape[0] in (1, 3, channels):
-        if tuple(image.shape) == preprocessing.input_size and (image.is_floating_point() or image.dtype == torch.uint8):
+    size = preprocessing.input_size
+    if isinstance(image, Tensor):
+        if tuple(image.shape) == size and (image.is_floating_point() or image.dtype == torch.uint8):
             return image
-        if image.dtype == torch.uint8 and image.shape[0] in (1, 3):
-            image = _from_array(image.permute(1, 2, 0).cpu().numpy())
-    if isinstance(image, Image.Image):
-        return preprocessing(image)
-    what = f"a tensor {list(image.shape)} of {image.dtype}" if isinstance(image, Tensor) else f"a {type(image).__name__}"
+        picture = as_picture(image) if image.ndim == 3 else None
+    else:
+        picture = as_picture(image)
+    if picture is not None:
+        return preprocessing(picture)
+    array = hasattr(image, "shape") and hasattr(image, "dtype")
+    what = f"a {type(image).__name__}" + (f" {list(image.shape)} of {image.dtype}" if array else "")
     raise InputError(
-        f"an image must be a PIL image, bytes [C, H, W], or normalised floats {list(preprocessing.input_size)}; got {what}."
+        "an image must be a PIL image, bytes [H, W, C] of an array, or a tensor: bytes [C, H, W], or normalised floats "
+        f"{list(size)}; got {what}."
     )
-
-
-def _from_array(array: "np.ndarray[Any, Any]") -> Image.Image:
-    if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3)):
-        raise InputError(f"an array must be bytes [H, W] or [H, W, C]; got {list(array.shape)} of {array.dtype}.")
-    return Image.fromarray(array[:, :, 0] if array.ndim == 3 and array.shape[2] == 1 else array)
 
 
 def stacked(images: list[Tensor], preprocessing: Preprocessing) -> Tensor:

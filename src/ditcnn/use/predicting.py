@@ -10,13 +10,14 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from ditcnn.data.archives import Member, read_member
 from ditcnn.data.batches import normalise
 from ditcnn.data.class_names import describe
 from ditcnn.data.decoding import BadImage, decode
-from ditcnn.data.stream.source import is_hidden
-from ditcnn.data.stream.tars import Member, images_in, read_member
+from ditcnn.data.files import Walk
+from ditcnn.data.names import is_image
+from ditcnn.data.stream.files import images_in
 from ditcnn.system.devices import choose_device
 from ditcnn.system.errors import InputError, reason
 from ditcnn.train import TrainedModel
@@ -91,23 +92,17 @@ def pictures_at(path: Path) -> list[Picture]:
     Raises:
         InputError: There are none.
     """
+    if path.is_file() and path.suffix.lower() != ".tar":
+        return [Picture(str(path), lambda: _decoded(str(path), path.read_bytes))]
     if path.is_file():
-        if path.suffix.lower() != ".tar":
-            return [_in_file(path)]
-        return [_in_tar(member) for member in images_in([path])]
-    if path.exists() and not path.is_dir():
-        raise InputError(f"{path} is a pipe or a device; it must be a file or a folder.")
+        return [_in_tar(member) for member in images_in([path])[0]]
     if not path.is_dir():
-        raise InputError(f"{path}: no such file or folder.")
-    images = (p for p in path.rglob("*") if p.suffix.lower() in IMG_EXTENSIONS and p.is_file())
-    found = sorted(p for p in images if not is_hidden(p.relative_to(path).as_posix()))  # such as ._photo.jpg of macOS
+        raise InputError(f"{path} is a pipe or a device; it must be a file or a folder." if path.exists() else
+                         f"{path}: no such file or folder.")  # fmt: skip
+    found = [path / name for name in sorted(Walk(path).files()) if is_image(name)]
     if not found:
         raise InputError(f"{path} holds no images.")
-    return [_in_file(p) for p in found]
-
-
-def _in_file(path: Path) -> Picture:
-    return Picture(str(path), lambda: _decoded(str(path), path.read_bytes))
+    return [picture for image in found for picture in pictures_at(image)]
 
 
 def _in_tar(member: Member) -> Picture:
@@ -120,7 +115,7 @@ def _decoded(place: str, read: Callable[[], bytes]) -> Image.Image:
         content = read()
     except OSError as error:
         raise BadImage(f"{place} cannot be read: {error.strerror or reason(error)}.") from None
-    return decode(content, place, lambda image: image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"))
+    return decode(content, place, grey=True)
 
 
 def predictions(
@@ -143,44 +138,37 @@ def predictions(
     Raises:
         BadImage: An image cannot be read; the rows of those before it have been yielded.
     """
-    model = trained.model.to(device)
+    trained.model.to(device)
     batch: list[tuple[str | None, Tensor]] = []
-    failure: BadImage | None = None
     for picture in pictures:
         try:
             batch.append((picture.path, pixels_of(picture.get(), trained.preprocessing)))
         except BadImage as error:
             if bad is None:
-                failure = error
-                break
+                yield from _rows(trained, batch, topk, device)
+                raise
             bad[picture.path or ""] = str(error)
         if len(batch) == batch_size:
-            yield from _rows(trained, model, batch, topk, device)
+            yield from _rows(trained, batch, topk, device)
             batch = []
-    if batch:
-        yield from _rows(trained, model, batch, topk, device)
-    if failure is not None:
-        raise failure
+    yield from _rows(trained, batch, topk, device)
 
 
 @torch.no_grad()
 def _rows(
-    trained: TrainedModel, model: torch.nn.Module, batch: list[tuple[str | None, Tensor]], topk: int, device: torch.device
+    trained: TrainedModel, batch: list[tuple[str | None, Tensor]], topk: int, device: torch.device
 ) -> list[dict[str, Any]]:
+    if not batch:
+        return []
     images = stacked([pixels for _, pixels in batch], trained.preprocessing).to(device)
     x = images if images.is_floating_point() else normalise(images, trained.mean, trained.std)
-    probabilities = model(x).float().softmax(1).cpu()
+    probabilities = trained.model(x).float().softmax(1).cpu()
     top = probabilities.topk(min(topk, probabilities.shape[1]))
-    return [
-        {
-            "path": path,
-            "top": [
-                _name(trained, output) | {"probability": round(value, 6)}
-                for value, output in zip(values, outputs, strict=True)
-            ],
-        }
-        for (path, _), values, outputs in zip(batch, top.values.tolist(), top.indices.tolist(), strict=True)
-    ]
+    rows = []
+    for (path, _), values, outputs in zip(batch, top.values.tolist(), top.indices.tolist(), strict=True):
+        guesses = zip(values, outputs, strict=True)
+        rows.append({"path": path, "top": [_name(trained, n) | {"probability": round(value, 6)} for value, n in guesses]})
+    return rows
 
 
 def _name(trained: TrainedModel, output: int) -> dict[str, str]:

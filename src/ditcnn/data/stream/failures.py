@@ -6,8 +6,8 @@ import pickle
 import re
 import shutil
 
-from ditcnn.data.decoding import in_words
 from ditcnn.system.errors import InputError, RunFailed
+from ditcnn.system.text import in_words
 
 __all__ = ["explained_worker", "refuse_unguarded"]
 

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from timm.data.readers import create_reader
 
-from ditcnn.data.decoding import in_words
 from ditcnn.data.names import natural_key
 from ditcnn.data.stream.source import FileSource
 from ditcnn.system.errors import InputError
+from ditcnn.system.text import in_words
 
 __all__ = ["HubSource"]
 
@@ -64,10 +64,6 @@ class HubSource(FileSource):
         with file:
             content: bytes = file.read()
         return content
-
-    def size(self, index: int) -> int:
-        """Return the number of those bytes."""
-        return len(self.content(index))
 
 
 _WAY_OUT = "name the columns of images and labels by the fields image_column and label_column."

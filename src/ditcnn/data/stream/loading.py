@@ -240,7 +240,8 @@ class _Fetch(Dataset[_Sample]):
         for candidate in (i % len(self.source) for i in range(index, index + tries)):
             try:
                 image, label = self._read(candidate)
-                return _Sample(self.transform(image, index), label, bad, None)
+                pixels = image if isinstance(image, Tensor) else self.transform(image, index)  # floats stay as they are
+                return _Sample(pixels, label, bad, None)
             except BadImage as error:
                 last = str(error)
                 if candidate == index:  # a bad neighbour is counted in its own turn

@@ -9,7 +9,6 @@ from timm.data.random_erasing import RandomErasing
 from torch import Tensor
 
 from ditcnn.data.stream.randomness import seeded
-from ditcnn.system.errors import InputError
 
 __all__ = ["Erase", "Mix"]
 
@@ -59,16 +58,14 @@ class Mix:
             step: Steps done since the start of the run.
             micro_batch: Number of the micro-batch in the whole step, the same at any number of processes.
 
-        Raises:
-            InputError: An odd number of images: the one in the middle would meet itself.
+        Of an odd number of images, as the last batch in memory may have, the last one stays as it is.
         """
-        if not (self.mixup or self.cutmix):
-            return images, mixup_target(labels, self.num_classes, 1.0, self.smoothing)
-        if len(images) % 2:
-            raise InputError(f"mixup and cutmix need an even `batch_size`; got {len(images)}.")
-        with seeded(self.seed, step, micro_batch, _MIX):
-            mixed, targets = self._mixup(images, labels)
-        return mixed, targets
+        even = len(images) // 2 * 2 if self.mixup or self.cutmix else 0
+        targets = mixup_target(labels, self.num_classes, 1.0, self.smoothing)
+        if even:
+            with seeded(self.seed, step, micro_batch, _MIX):
+                _, targets[:even] = self._mixup(images[:even], labels[:even])
+        return images, targets
 
 
 @dataclass(frozen=True)

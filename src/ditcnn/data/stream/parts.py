@@ -1,25 +1,23 @@
 """Which folder, archive or split of a data set is its training part, and which its validation part."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 from ditcnn.data.archives import Member
-from ditcnn.data.names import TRAIN_NAMES, VAL_NAMES, hold_out_by_name, is_junk, without_wrapper
-from ditcnn.data.stream.folders import FolderSource
+from ditcnn.data.names import PART_OF, PARTS, hold_out_by_name, is_junk, without_wrapper
+from ditcnn.data.stream.files import FolderSource, TarSource, images_in
 from ditcnn.data.stream.hub import HubSource
 from ditcnn.data.stream.shards import open_shards
 from ditcnn.data.stream.source import ImageSource, subset
-from ditcnn.data.stream.tars import TarSource, listed_images
 from ditcnn.system.errors import InputError
 
 __all__ = ["SPLIT_NAMES", "Split", "open_source"]
 
 Split = Literal["train", "val", "all"]
 # test stands last, as sets without a validation part have it.
-_VAL = (*VAL_NAMES, "test")
-_ALL_NAMES = TRAIN_NAMES + _VAL
-SPLIT_NAMES: dict[Split, tuple[str, ...]] = {"train": TRAIN_NAMES, "val": _VAL, "all": _VAL}
+_VAL = PARTS["val"] + PARTS["test"]
+SPLIT_NAMES: dict[Split, tuple[str, ...]] = {"train": PARTS["train"], "val": _VAL, "all": _VAL}
 
 
 def open_source(
@@ -51,46 +49,47 @@ def open_source(
         InputError: There is no such part, it is empty or damaged, or has a class that is not among ``classes``.
     """
     prefix, slash, rest = str(data).partition("/")
+    alone = False
     if slash and prefix.lower() == "hfds":
         source: ImageSource = HubSource(rest, SPLIT_NAMES[split], classes, image_column, label_column)
     elif slash and prefix.lower() == "wds":
         source = open_shards(Path(rest), SPLIT_NAMES[split], classes)
     elif (path := Path(data)).is_dir():
-        source = _open_folder(path, split, classes)
+        source, alone = _open_folder(path, split, classes)
     elif path.is_file():
-        source = _open_archive(path, split, classes)
+        source, alone = _open_archive(path, split, classes)
     else:
         raise InputError(f"{path}: no such folder or archive. (hfds/NAME and wds/DIR name data of other forms.)")
     source.upright = upright
-    return source
+    return _plain(source, split) if alone else source
 
 
-def _open_folder(path: Path, split: Split, classes: Sequence[str] | None) -> ImageSource:
+def _open_folder(path: Path, split: Split, classes: Sequence[str] | None) -> tuple[ImageSource, bool]:
+    """Return a part of a folder; or all of it, and that its class folders stand alone."""
     for name in SPLIT_NAMES[split]:
         if (folder := path / name).is_dir() and _holds_classes(folder):
             archives = sorted(archive for archive in folder.glob("*.tar") if not is_junk(archive.name))
             if archives:
-                members, notes = listed_images(archives, named=True)
-                return TarSource(str(folder), members, classes, notes=notes)
-            return FolderSource(folder, classes)
+                members, notes = images_in(archives, named=True)
+                return TarSource(str(folder), members, classes, notes=notes), False
+            return FolderSource(folder, classes), False
         if (archive := path / f"{name}.tar").is_file():
-            members, notes = listed_images([archive])
-            return TarSource(str(archive), members, classes, notes=notes)
-    if any(_holds_classes(path / name) or (path / f"{name}.tar").exists() for name in _ALL_NAMES):
+            members, notes = images_in([archive])
+            return TarSource(str(archive), members, classes, notes=notes), False
+    if any(_holds_classes(path / name) or (path / f"{name}.tar").exists() for name in PART_OF):
         raise _missing(path, split)
-    return _plain(FolderSource(path, classes), split)
+    return FolderSource(path, classes), True
 
 
-def _open_archive(path: Path, split: Split, classes: Sequence[str] | None) -> ImageSource:
-    images, notes = listed_images([path])
+def _open_archive(path: Path, split: Split, classes: Sequence[str] | None) -> tuple[ImageSource, bool]:
+    images, notes = images_in([path])
     members, inside = _part_of(path, images, split)
-    source = TarSource(str(path), members, classes, inside=inside, notes=notes)
-    return source if inside else _plain(source, split)
+    return TarSource(str(path), members, classes, inside=inside, notes=notes), not inside
 
 
 def _plain(source: ImageSource, split: Split) -> ImageSource:
     """Return a part of class folders that stand alone."""
-    if set(source.classes) <= set(_ALL_NAMES):
+    if set(source.classes) <= set(PART_OF):
         raise InputError(f"{source.path(0)} lies in no class folder; images must lie as train/<class>/<image>.")
     if split == "all":
         return source
@@ -99,9 +98,8 @@ def _plain(source: ImageSource, split: Split) -> ImageSource:
     if held.all() or not held.any():
         raise InputError(f"{source.where} holds {len(source)} images in class folders alone: too few to hold out a part.")
     note = (
-        f"{source.where} has class folders alone, without train and val: {int(held.sum())} of its {len(source)} "
-        f"images, chosen "
-        "by a hash of their names, are val"
+        f"{source.where} has class folders alone, without train and val: {int(held.sum())} of its {len(source)} images, "
+        "chosen by a hash of their names, are val"
     )
     return subset(source, held if split == "val" else ~held, note)
 
@@ -124,19 +122,15 @@ def _part_of(path: Path, members: list[Member], split: Split) -> tuple[list[Memb
             (m, words) for m, words in zip(members, parts, strict=True) if len(words) == depth + 2 and "/" in words[-1]
         ]
         tops = {words[depth] for _, words in inside}
-        if top := _first(SPLIT_NAMES[split], tops):
+        if top := next((name for name in SPLIT_NAMES[split] if name in tops), None):
             own = [(m, words) for m, words in inside if words[depth] == top]
             before = {"".join(f"{word}/" for word in words[:-1]) for _, words in own}
             if len(before) > 1:
                 raise InputError(f"{path} holds several parts {top!r}: {', '.join(sorted(before))}.")
             return [member._replace(name=words[-1]) for member, words in own], before.pop()
-        if _first(_ALL_NAMES, tops):
+        if not tops.isdisjoint(PART_OF):
             raise _missing(path, split)
     return members, ""
-
-
-def _first(names: Iterable[str], among: set[str]) -> str | None:
-    return next((name for name in names if name in among), None)
 
 
 def _missing(path: Path, split: Split) -> InputError:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from ditcnn.data.archives import Member, list_archive, read_member
 from ditcnn.data.names import is_junk
+from ditcnn.data.stream.files import TarSource
 from ditcnn.data.stream.source import ImageSource
-from ditcnn.data.stream.tars import TarSource
 from ditcnn.system.errors import InputError
 
 __all__ = ["open_shards"]

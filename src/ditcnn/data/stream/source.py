@@ -12,12 +12,10 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from ditcnn.data.decoding import BadImage, decode_rgb
-from ditcnn.data.names import is_junk, natural_key, one_form
+from ditcnn.data.names import natural_key, one_form
 from ditcnn.system.errors import InputError, nearest
 
-__all__ = ["BadImage", "FileSource", "ImageSource", "decode_rgb", "is_hidden", "labelled", "subset"]
-
-is_hidden = is_junk
+__all__ = ["BadImage", "FileSource", "ImageSource", "decode_rgb", "labelled", "subset"]
 
 
 class ImageSource(ABC):
@@ -32,10 +30,10 @@ class ImageSource(ABC):
 
     notes: tuple[str, ...] = ()
     """What a person should be told of the images: how they were split, what was left out."""
+    draws: bool = False
+    """Whether `read` may draw from the global generators, as the transforms of a user's own dataset do."""
     upright: bool = False
     """Whether `read` turns images as their EXIF orientation says."""
-    draws: bool = False
-    """Whether `read` may draw random numbers: code of the user's own."""
     samples_in_digest = 256  # asking a million files for their size takes minutes on a network's disk
 
     def __init__(self, where: str, names: Sequence[str], labels: ArrayLike, classes: Sequence[str]) -> None:
@@ -66,15 +64,14 @@ class ImageSource(ABC):
     def digest(self) -> str:
         """A text that changes with classes, names, labels and marks of sampled images, but not with where they lie."""
         digest = hashlib.sha256(repr((self.classes, len(self))).encode())
-        digest.update(_composed(self._names).tobytes())
+        names = self._names
+        if not names.tobytes().isascii():  # in one Unicode form, so that a copy on another system has the same digest
+            names = np.array([os.fsencode(one_form(os.fsdecode(bytes(name)))) for name in names])
+        digest.update(names.tobytes())
         digest.update(self.labels.tobytes())
-        for index in self._samples():
+        for index in np.linspace(0, len(self) - 1, min(len(self), self.samples_in_digest)).astype(int).tolist():
             digest.update(self.mark(index))
         return digest.hexdigest()
-
-    def _samples(self) -> list[int]:
-        samples: list[int] = np.linspace(0, len(self) - 1, min(len(self), self.samples_in_digest)).astype(int).tolist()
-        return samples
 
     @abstractmethod
     def read(self, index: int) -> tuple[Any, int]:
@@ -95,7 +92,11 @@ class FileSource(ImageSource):
 
     def read(self, index: int) -> tuple[Image.Image, int]:
         """Return an image as RGB, and its label; errors as those of `ImageSource.read`."""
-        return decode_rgb(self.content(index), self.path(index), self.upright), int(self.labels[index])
+        try:
+            content = self.content(index)
+        except InputError as error:
+            raise BadImage(str(error)) from None
+        return decode_rgb(content, self.path(index), self.upright), int(self.labels[index])
 
     def mark(self, index: int) -> bytes:
         """Return the size of its file."""
@@ -105,26 +106,19 @@ class FileSource(ImageSource):
     def content(self, index: int) -> bytes:
         """Return an image's undecoded bytes."""
 
-    @abstractmethod
     def size(self, index: int) -> int:
         """Return the number of those bytes."""
+        return len(self.content(index))
 
 
 class _Subset(ImageSource):
     def __init__(self, source: ImageSource, indices: NDArray[np.int64]) -> None:
-        self.where, self.classes, self.notes, self.draws = source.where, source.classes, source.notes, source.draws
+        self.where, self.classes, self.notes = source.where, source.classes, source.notes
+        self.upright, self.draws = source.upright, source.draws
         self.labels = source.labels[indices]
         self._names = source._names[indices]
-        self._source, self._indices = source, indices
+        self._source, self._indices, self.draws = source, indices, source.draws
         self.samples_in_digest = source.samples_in_digest
-
-    @property
-    def upright(self) -> bool:  # type: ignore[override]
-        return self._source.upright
-
-    @upright.setter
-    def upright(self, value: bool) -> None:
-        self._source.upright = value
 
     def path(self, index: int) -> str:
         return self._source.path(int(self._indices[index]))
@@ -148,17 +142,13 @@ def subset(source: ImageSource, indices: ArrayLike, note: str = "") -> ImageSour
         InputError: No image, or an index that is none of the source's.
     """
     chosen = np.asarray(indices)
-    if chosen.dtype == np.bool_:
-        if chosen.shape != (len(source),):
-            raise InputError(f"a choice of {len(source)} images needs a bool for each; got an array of {chosen.shape}.")
-        chosen = np.flatnonzero(chosen)
-    if chosen.ndim != 1 or chosen.size == 0 or chosen.dtype.kind not in "iu":
-        raise InputError(f"a part of {source.where} needs one index or more; got {chosen.dtype} {list(chosen.shape)}.")
-    if chosen.min() < 0 or chosen.max() >= len(source):
-        raise InputError(
-            f"indices into {source.where} must be from 0 to {len(source) - 1}; got {chosen.min()} to {chosen.max()}."
-        )
-    part = _Subset(source, chosen.astype(np.int64))
+    try:
+        places = np.arange(len(source))[chosen]
+    except IndexError as error:
+        raise InputError(f"indices into {source.where}, of {len(source)} images, do not fit: {error}.") from None
+    if places.ndim != 1 or places.size == 0 or chosen.min() < 0:
+        raise InputError(f"a part of {source.where} needs one index or more, from 0 on; got {chosen.dtype} {chosen.shape}.")
+    part = _Subset(source, places)
     part.notes += (note,) if note else ()
     return part
 
@@ -188,10 +178,3 @@ def labelled(
         )
     order = sorted(range(len(found)), key=lambda i: (natural_key(found[i][0]), one_form(found[i][0]), found[i][0]))
     return order, [known[one_form(found[i][1])] for i in order], tuple(names if classes is None else classes)
-
-
-def _composed(names: "NDArray[np.bytes_]") -> "NDArray[np.bytes_]":
-    """Return names in one Unicode form, so that a copy on another system has the same digest."""
-    if not names.tobytes().isascii():
-        return np.array([os.fsencode(one_form(os.fsdecode(bytes(name)))) for name in names])
-    return names
