@@ -6,11 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.utils.data import Dataset
 
 import ditcnn
 from ditcnn.cli.flags import with_flags
+from ditcnn.system.processes import Processes
 from ditcnn.train import RunFolder
 from tests.conftest import state_of, write_class_folders
 from tests.forks import run_in_forks
@@ -77,6 +79,33 @@ def test_batches_that_processes_cannot_share_are_told_once(tmp_path):
     whole = "--global-batch 24 is not a multiple of --batch-size 8 times 2 processes"
     told_once(fitted(tmp_path, 2, "run", global_batch=24), whole)
     assert not (tmp_path / "run").exists()
+
+
+class Odd(nn.BatchNorm2d):
+    def forward(self, x):
+        return super().forward(x)
+
+
+def test_a_norm_that_processes_cannot_share_is_told_once(tmp_path):
+    def work():
+        net = Net()
+        net.body[1] = Odd(8)
+        ditcnn.fit(net, (IMAGES, LABELS), test=(IMAGES, LABELS), out="run", **SETTINGS)
+
+    told_once(run_in_forks(tmp_path, 2, work), "Odd is a batch norm with a forward pass of its own")
+    assert not (tmp_path / "run").exists()
+
+
+def test_processes_that_have_met_before_stay_together_and_can_train_twice(tmp_path):
+    def work():
+        processes = Processes.join()
+        for out in ("first", "second"):
+            ditcnn.fit(Net(), (IMAGES, LABELS), test=(IMAGES, LABELS), out=out, **SETTINGS)
+        assert dist.is_initialized()
+        processes.leave()
+
+    outcomes = run_in_forks(tmp_path, 2, work)
+    assert [status for status, _ in outcomes] == [0, 0], outcomes
 
 
 def test_arrays_that_differ_or_fail_in_one_process_end_all_in_one_line(tmp_path):

@@ -1,5 +1,7 @@
 """Data workers: the same bits for any number of them, and their failures in one short line with the cause."""
 
+import gc
+import multiprocessing
 import os
 import random
 import signal
@@ -147,6 +149,21 @@ def test_a_dataset_that_cannot_be_sent_to_workers_is_told():
     assert "\n" not in str(told.value)
 
 
+def test_workers_of_an_epoch_that_is_collected_as_garbage_end():
+    steps = train_batches_of(
+        DatasetSource(Drawn()), WholeTransform(EvalTransform(16)), seed=0, epoch=0, global_batch=4, batch_size=2, workers=1
+    )
+    others = set(multiprocessing.active_children())
+    next(iter(next(steps)))
+    (worker,) = set(multiprocessing.active_children()) - others
+    cycle = [steps]
+    cycle.append(cycle)
+    del steps, cycle
+    gc.collect()
+    worker.join(20)
+    assert not worker.is_alive()
+
+
 SCRIPT = """
 import ditcnn
 from tests.test_workers import Drawn
@@ -209,6 +226,8 @@ def test_a_terminal_that_closes_leaves_a_checkpoint_of_its_last_step():
         try:
             until(lambda: drained(ours) and folder.last.exists(), job, seconds=120)
             os.close(ours)
+            with suppress(ProcessLookupError):
+                job.send_signal(signal.SIGHUP)  # as the shell does after the system
             assert job.wait(60) == 128 + signal.SIGHUP
         finally:
             with suppress(ProcessLookupError):

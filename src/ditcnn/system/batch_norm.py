@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ditcnn.system.errors import InputError
 
-__all__ = ["running_statistics", "share_batch_norms", "unshare_batch_norms"]
+__all__ = ["refuse_other_norms", "running_statistics", "share_batch_norms", "unshare_batch_norms"]
 
 _KNOWN = (_BatchNorm.forward, BatchNormAct2d.forward)
 
@@ -29,18 +29,26 @@ def share_batch_norms(model: nn.Module) -> None:
     Each one's mean and variance are those of the whole batch, and so are the gradients that go through them.
 
     Raises:
-        InputError: A norm has a forward pass of its own, which cannot be shared.
+        InputError: As `refuse_other_norms`.
     """
-    norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and not isinstance(module, _Shared)]
-    for norm in norms:
-        if type(norm).forward not in _KNOWN and not isinstance(norm, nn.SyncBatchNorm):
+    refuse_other_norms(model)
+    for module in model.modules():
+        if isinstance(module, _BatchNorm) and type(module).forward in _KNOWN:
+            module.__class__ = _shared(type(module))  # type: ignore[arg-type]
+
+
+def refuse_other_norms(model: nn.Module) -> None:
+    """Raise `InputError` if a batch norm has a forward pass of its own, which cannot be shared."""
+    for module in model.modules():
+        if isinstance(module, _BatchNorm) and type(module).forward not in (
+            *_KNOWN,
+            _Shared.forward,
+            nn.SyncBatchNorm.forward,
+        ):
             raise InputError(
-                f"{type(norm).__name__} is a batch norm with a forward pass of its own, which processes cannot share; with "
-                "`global_batch` each has batches of its own."
+                f"{type(module).__name__} is a batch norm with a forward pass of its own, which processes cannot share; "
+                "with `global_batch` each has batches of its own."
             )
-    for norm in norms:
-        if not isinstance(norm, nn.SyncBatchNorm):
-            norm.__class__ = _shared(type(norm))  # type: ignore[arg-type]
 
 
 def unshare_batch_norms(model: nn.Module) -> None:

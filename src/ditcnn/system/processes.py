@@ -45,6 +45,8 @@ class Processes:
     """How often torchrun has restarted the processes of this machine after a failure."""
     max_restarts: int = 0
     """How often it would at most."""
+    met_before: bool = False
+    """Whether the program that calls has its processes meet, and part, itself."""
 
     @classmethod
     def join(cls) -> "Processes":
@@ -52,17 +54,18 @@ class Processes:
         if not launched():
             return cls()
         rank, size, local_rank = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
-        if size > 1 and not dist.is_initialized():
+        met = dist.is_initialized()
+        if size > 1 and not met:
             backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
             store, _, _ = next(dist.rendezvous("env://", timeout=PATIENCE))
             fresh = _unwritten(store, rank, size)
             dist.init_process_group(backend, store=fresh, rank=rank, world_size=size, timeout=PATIENCE)
         restarts, most = (int(os.environ.get(f"TORCHELASTIC_{name}", 0)) for name in ("RESTART_COUNT", "MAX_RESTARTS"))
-        return cls(rank, size, local_rank, os.getppid(), restarts, most)
+        return cls(rank, size, local_rank, os.getppid(), restarts, most, met)
 
     def leave(self) -> None:
         """Part from the other processes, when all of them do."""
-        if self.size > 1:
+        if self.size > 1 and not self.met_before:
             dist.destroy_process_group()
 
     @property

@@ -9,7 +9,7 @@ from typing import Any
 
 __all__ = ["StopRequest", "Stopped", "stop_at_once"]
 
-
+_HANGS_UP = getattr(signal, "SIGHUP", None)
 _ENDS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1") if hasattr(signal, name))
 
 
@@ -23,7 +23,7 @@ class Stopped(Exception):
 
 
 class StopRequest:
-    """While in use, the first signal that asks to end is noted in ``signum``; a second one acts as usual.
+    """While in use, the first signal that asks to end is noted in ``signum``; a second one acts as usual, but for SIGHUP.
 
     They are SIGTERM, SIGINT, SIGHUP (a terminal that closes) and SIGUSR1 (a scheduler's early warning). Outside the main
     thread, where Python takes no signals, none is noted.
@@ -42,9 +42,7 @@ class StopRequest:
     def __enter__(self) -> "StopRequest":
         if threading.current_thread() is threading.main_thread():
             for signum in _ENDS:
-                if (
-                    signum != getattr(signal, "SIGHUP", None) or signal.getsignal(signum) != signal.SIG_IGN
-                ):  # as nohup wants it
+                if signum != _HANGS_UP or signal.getsignal(signum) != signal.SIG_IGN:  # as nohup wants it
                     self._before[signum] = signal.signal(signum, self._note)
         return self
 
@@ -54,12 +52,11 @@ class StopRequest:
                 self.tell(f"{signal.Signals(signum).name}: stopping after this step")
         self.signum = signum
         if not self.launched:
-            self._restore()
+            self._restore(but=_HANGS_UP)  # which the system sends, and then the shell once more
 
-    def _restore(self) -> None:
-        for signum, handler in self._before.items():
-            signal.signal(signum, handler)
-        self._before = {}
+    def _restore(self, but: int | None = None) -> None:
+        for signum in self._before.keys() - {but}:
+            signal.signal(signum, self._before.pop(signum))
 
     def __exit__(self, *exception: object) -> None:
         self._restore()

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ditcnn.recipes import Recipe
+from ditcnn.system.batch_norm import refuse_other_norms
 from ditcnn.system.devices import autocast
 from ditcnn.system.errors import InputError
 from ditcnn.train.optim import make_optimizer
@@ -19,14 +20,17 @@ def check_step(model: nn.Module, recipe: Recipe, train: Source, cut: Cut, device
     """Raise unless a model can do a step of a recipe: on black images, as few as the smallest batch has.
 
     Raises:
-        InputError: There is no step in an epoch, the smallest batch has one image and the model normalises over it, or
-            the optimiser is not there, or not for such models or devices.
+        InputError: There is no step in an epoch, a batch whose images are mixed in pairs is odd, the smallest one has one
+            image and the model normalises over it, processes cannot share its batch norms, or the optimiser is not there,
+            or not for such models or devices.
     """
     if not train.steps(cut):
         raise InputError(
             f"{len(train)} training images make no step of {cut.global_batch} in {cut.micro_batches} parts; lower "
             "`global_batch` or `batch_size`."
         )
+    if cut.shared:
+        refuse_other_norms(model)
     smallest = min(train.sizes(cut)) * (cut.size if cut.shared else 1)  # shared batches are normalised as a whole
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         copied = copy.deepcopy(model).to(device).train()

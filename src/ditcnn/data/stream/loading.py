@@ -268,7 +268,11 @@ class _Fetch(Dataset[_Sample]):
         return InputError(f"{path} cannot be made an input: {type(error).__name__}: {one_line(error, 300)}.")
 
 
-def _collate(samples: list[_Sample]) -> tuple[Tensor, Tensor, list[tuple[str, str]], list[Exception]]:
+def _collate(samples: list[_Sample]) -> tuple[Tensor, list[int], list[tuple[str, str]], list[Exception]]:
+    """Return images, labels, bad ones and what ends the run.
+
+    Labels are no tensor: that would be put into shared memory on its way, where a failure is lost and the reader waits on.
+    """
     good = [sample for sample in samples if sample.pixels is not None]
     fatal = [sample.fatal for sample in samples if sample.fatal]
     kinds = {(tuple(sample.pixels.shape), sample.pixels.dtype) for sample in good if sample.pixels is not None}
@@ -276,13 +280,12 @@ def _collate(samples: list[_Sample]) -> tuple[Tensor, Tensor, list[tuple[str, st
         (one, other, *_) = sorted(f"{dtype} {list(shape)}" for shape, dtype in kinds)
         fatal.append(InputError(f"images of a batch must be of one size and type; got {one} and {other}."))
     if fatal:
-        return torch.empty(0), torch.empty(0), [], fatal
+        return torch.empty(0), [], [], fatal
     try:
         images = default_collate([sample.pixels for sample in good]) if good else torch.empty(0, 3, 0, 0, dtype=torch.uint8)
     except RuntimeError as error:
-        return torch.empty(0), torch.empty(0), [], [RunFailed(f"a data worker failed: {one_line(error, 300)}.{_room()}")]
-    labels = torch.tensor([sample.label for sample in good], dtype=torch.int64)
-    return images, labels, [place for sample in samples for place in sample.bad], []
+        return torch.empty(0), [], [], [RunFailed(f"a data worker failed: {one_line(error, 300)}.{_room()}")]
+    return images, [sample.label for sample in good], [place for sample in samples for place in sample.bad], []
 
 
 def _read(
@@ -298,7 +301,7 @@ def _read(
                 raise InputError(f"{bad[0][1]} Mend or remove it, or go on without it: `skip_bad_images`.")
             if bad_images is not None:
                 bad_images.update(bad)
-            yield images, labels
+            yield images, torch.tensor(labels, dtype=torch.int64)
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
@@ -369,11 +372,14 @@ def _load(fetch: _Fetch, rows: _Rows, workers: int) -> Any:
 
 
 def _end(batches: Any) -> None:
-    """End an iterator's workers."""
-    if batches in _at_work:
+    """End an iterator's workers, once more where they have ended.
+
+    Whether it is in the set does not tell: of an epoch that is collected as garbage it has gone before.
+    """
+    if workers := getattr(batches, "_workers", ()):
         _at_work.discard(batches)
         batches._shutdown_workers()
-        _kill(batches._workers)
+        _kill(workers)
 
 
 def _kill(workers: Iterable[BaseProcess]) -> None:

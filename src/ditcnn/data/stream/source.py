@@ -30,6 +30,8 @@ class ImageSource(ABC):
 
     notes: tuple[str, ...] = ()
     """What a person should be told of the images: how they were split, what was left out."""
+    draws: bool = False
+    """Whether `read` may draw from the global generators, as the transforms of a user's own dataset do."""
     upright: bool = False
     """Whether `read` turns images as their EXIF orientation says."""
     samples_in_digest = 256  # asking a million files for their size takes minutes on a network's disk
