@@ -93,6 +93,8 @@ def resolve_run(
 def _stored(folder: Path, resume: bool, display: Display) -> dict[str, Any] | None:
     """Return the settings of the run in a folder that is to go on; None where a new one begins there."""
     run = RunFolder(folder)
+    if any("\udc80" <= char <= "\udcff" for char in str(folder)):
+        raise InputError(f"`out` {folder} is not UTF-8, which TensorBoard's events need; name another folder.")
     if folder.exists() and not folder.is_dir():
         raise InputError(f"`out` {folder} is a file, not a folder.")
     if run.holds_run() and not run.config.exists():

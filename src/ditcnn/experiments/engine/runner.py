@@ -26,6 +26,8 @@ from ditcnn.system.text import one_line
 
 __all__ = ["Finished", "reproduce"]
 
+MOST_SEEDS = 10_000  # each has its cells in memory
+
 
 @dataclass(frozen=True)
 class Finished:
@@ -54,8 +56,8 @@ def reproduce(
     """
     chosen: Budget[Any] = experiment.budgets[budget]
     seeds = chosen.seeds if seeds is None else seeds
-    if seeds < 1:
-        raise InputError(f"--seeds must be above 0; got {seeds}.")
+    if not 1 <= seeds <= MOST_SEEDS:
+        raise InputError(f"--seeds must be {'above 0' if seeds < 1 else f'at most {MOST_SEEDS:,}'}; got {seeds}.")
     sets = _sets(experiment, budget, data)
     cells = experiment.cells(Plan(chosen.settings, seeds, sets.names))
     if len({cell_key(cell) for cell in cells}) < len(cells):
