@@ -200,7 +200,7 @@ def test_val_is_selected_on_and_test_is_touched_once(monkeypatch):
     evaluated = []
     evaluate = Trainer._evaluate
     monkeypatch.setattr(
-        Trainer, "_evaluate", lambda self, source, models: evaluated.append(len(source)) or evaluate(self, source, models)
+        Trainer, "_evaluate", lambda self, source, *more: evaluated.append(len(source)) or evaluate(self, source, *more)
     )
     result = fit(small(), images(60), val=images(30, seed=1), test=images(33, seed=2), epochs=3)
     assert evaluated == [30, 30, 30, 33]

@@ -1,5 +1,6 @@
 """Where images come from, and batches of them."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -34,7 +35,9 @@ DataName = Literal["digits", "cifar10", "cifar100"]
 LARGEST = 1024  # of img_size
 
 
-def open_data(path: Path | None, name: DataName, img_size: int | None = None) -> ImageData:
+def open_data(
+    path: Path | None, name: DataName, img_size: int | None = None, say: Callable[[str], None] = lambda message: None
+) -> ImageData:
     """Return the images at ``path``, or without one the set called ``name``.
 
     Args:
@@ -45,6 +48,7 @@ def open_data(path: Path | None, name: DataName, img_size: int | None = None) ->
             With a path it decides between CIFAR-10 and CIFAR-100 where both lie there.
         img_size: Height and width to which all images are brought, bicubic, their aspect not kept. None: they stay as they
             are, and may have at most 64 pixels a side.
+        say: Is told where images are to be decoded, which takes a while; later they come from a cache.
 
     Raises:
         InputError: There is nothing to read at ``path``, or what is there is damaged, too large, or too much.
@@ -53,7 +57,12 @@ def open_data(path: Path | None, name: DataName, img_size: int | None = None) ->
         raise InputError(f"img_size must be from 1 to {LARGEST}; got {img_size}.")
     if path is not None:
         key = f"{fingerprint(path)[:32]}-{name}" + ("" if img_size is None else f"-{img_size}")
-        return cached(key, lambda: _read(open_files(path), name, img_size))
+
+        def read() -> ImageData:
+            say(f"decoding the images of {path}; the next time they come from the cache")
+            return _read(open_files(path), name, img_size)
+
+        return cached(key, read)
     if name == "digits":
         return _sized(read_digits(), "digits", img_size)
     download_cifar(Path("data"), name)

@@ -104,7 +104,7 @@ def open_inputs(
     Raises:
         InputError: There is nothing to read, it is damaged, or the parts do not fit each other.
     """
-    parts = processes.on_all(lambda: _open_parts(train, val, test, recipe, name))
+    parts = processes.on_all(lambda: _open_parts(train, val, test, recipe, name, display.say))
     _tell_absent(parts.val or parts.test, display)
     for note in parts.notes:
         display.say(note)
@@ -195,10 +195,10 @@ class _Parts:
     notes: tuple[str, ...] = ()  # what a person should be told
 
 
-def _open_parts(train: Data, val: Data, test: Data, recipe: Recipe, name: str | None) -> _Parts:
+def _open_parts(train: Data, val: Data, test: Data, recipe: Recipe, name: str | None, say: Callable[[str], None]) -> _Parts:
     """Open what is named; the data of a name alone have a second part, which is val in the protocol ``last``, else test."""
     if val is None and test is None and (train is None or isinstance(train, str | Path | ImageData)):
-        return _open_set(train, recipe, name)
+        return _open_set(train, recipe, name, say)
     if train is None:
         raise InputError("name the images to train on.")
     first = _open_part(train, "train", None)
@@ -241,7 +241,7 @@ def _size_of(source: DatasetSource) -> tuple[tuple[int, int, int] | None, bool]:
     return shapes.pop() if len(shapes) == 1 else None, False
 
 
-def _open_set(data: Any, recipe: Recipe, name: str | None) -> _Parts:
+def _open_set(data: Any, recipe: Recipe, name: str | None, say: Callable[[str], None]) -> _Parts:
     kind = RECIPES[name].data if name is not None else None
     if isinstance(data, ImageData):
         return _in_memory(data, recipe, "the images")
@@ -253,7 +253,7 @@ def _open_set(data: Any, recipe: Recipe, name: str | None) -> _Parts:
         val, test = (other, None) if last else (None, other)
         return _Parts(train, val, test, train.classes, train.where, notes=tuple(dict.fromkeys((*train.notes, *other.notes))))
     path = None if data is None else Path(data).expanduser()
-    images = open_data(path, kind or "cifar10", img_size=recipe.img_size)
+    images = open_data(path, kind or "cifar10", recipe.img_size, say)
     return _in_memory(images, recipe, str(path or name))
 
 
