@@ -277,7 +277,7 @@ def test_a_setting_that_is_switched_off_stays_off_on_resume_and_in_a_repeated_ru
 def test_the_best_epoch_of_the_average_is_not_one_of_the_weights(monkeypatch):
     scores = iter([90.0, 50.0, 60.0])  # the average counts from the second epoch on
 
-    def evaluated(trainer, source, models):
+    def evaluated(trainer, source, models, views=1):
         top1 = next(scores)
         return {"val_loss": 1.0, "val_top1": 99.0 if top1 < 90 else top1, "val_ema_loss": 1.0, "val_ema_top1": top1}
 

@@ -73,7 +73,7 @@ def test_metrics_have_a_line_an_epoch_and_a_last_one():
 def test_of_epochs_equal_in_accuracy_the_one_of_lowest_loss_is_chosen(monkeypatch):
     scores = iter([(50.0, 0.9), (50.0, 0.7), (50.0, 0.8), (40.0, 0.1)])
 
-    def fixed(trainer, part, models):
+    def fixed(trainer, part, models, views=1):
         top1, loss = next(scores, (60.0, 0.5))
         return {f"{name}_{quantity}": value for name in models for quantity, value in (("top1", top1), ("loss", loss))}
 
