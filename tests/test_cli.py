@@ -255,3 +255,18 @@ def test_bad_inputs_of_predict(capsys, trained, tmp_path):
     assert "bad.png is not a readable image" in fails(capsys, "predict", run, str(tmp_path / "bad.png"))
     assert "at least one image" in fails(capsys, "predict", run)
     assert "--topk" in fails(capsys, "predict", run, "x.png", "--topk", "0")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["eval", "run", "--batch-size", str(10**30)], "--batch-size must be at most"),
+        (["reproduce", "fig1", "--budget", "smoke", "--seeds", str(10**30)], "--seeds must be at most 10,000"),
+        (["train", "digits", "--out", "caf\udce9"], "caf\\xe9 is not UTF-8"),
+    ],
+)
+def test_values_without_measure_and_names_without_encoding_are_one_line(arguments, told, capsys):
+    assert main(arguments) == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 1
+    assert told in errors[0]

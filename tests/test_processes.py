@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ditcnn.cli import main
-from ditcnn.cli.parsing import with_flags
+from ditcnn.cli.flags import with_flags
 from ditcnn.data.stream import open_source
 from ditcnn.system.failures import explained
 from ditcnn.train import RunFolder, Trainer

@@ -299,3 +299,39 @@ def test_the_same_seeds_give_the_same_numbers_and_neurons_see_what_a_linear_rule
     whole = next(r for r in first.record["summary"]["results"] if r["fraction"] == 1.0)  # classes of equal means
     assert whole["accuracy"]["qda"]["mean"] > 95
     assert whole["accuracy"]["neuron"]["mean"] > whole["accuracy"]["logistic"]["mean"] + 20
+
+
+def test_a_changed_digit_of_a_cell_is_noticed_and_a_file_without_digests_goes_on(tmp_path):
+    out = tmp_path / "out"
+    reproduce(toy(), "smoke", out, seeds=2)
+    cells = out / "cells.jsonl"
+    before = cells.read_text()
+    cells.write_text(before.replace('"square": 1', '"square": 9'))
+    with pytest.raises(InputError, match="digest of a line does not match"):
+        reproduce(toy(), "smoke", out, seeds=2)
+    older = [{key: value for key, value in json.loads(line).items() if key != "sha256"} for line in before.splitlines()]
+    cells.write_text("".join(json.dumps(line) + "\n" for line in older))
+    assert [row["square"] for row in reproduce(toy(), "smoke", out, seeds=3).rows] == [0, 1, 4]
+    assert [row["square"] for row in reproduce(toy(), "smoke", out, seeds=3).rows] == [0, 1, 4]
+
+
+@pytest.mark.parametrize("numbers", ["[]", '{"square": {}}', "3", '{"square": NaN}', '{"other": 1}'])
+def test_numbers_of_another_kind_in_a_file_of_before_are_one_line(tmp_path, numbers):
+    out = tmp_path / "out"
+    reproduce(toy(), "smoke", out, seeds=1)
+    origin, launch, cell = lines_of(out)
+    text = json.dumps({"cell": cell["cell"], "numbers": "X", "seconds": 1}).replace('"X"', numbers)
+    plain = [json.dumps({key: line[key] for key in line if key != "sha256"}) for line in (origin, launch)]
+    (out / "cells.jsonl").write_text("\n".join([*plain, text, ""]))
+    with pytest.raises(InputError, match=r"cells\.jsonl"):
+        reproduce(toy(), "smoke", out, seeds=1)
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"experiment": 3}', "{"])
+def test_a_damaged_origin_of_a_stored_run_is_one_line(tmp_path, content):
+    from ditcnn.experiments.engine.runs import RunStore
+    from ditcnn.experiments.engine.training import Run
+
+    (tmp_path / "origin.json").write_text(content)
+    with pytest.raises(InputError, match=r"origin\.json is damaged"):
+        RunStore(tmp_path, "toy").record(Run(tmp_path, {}, [], [], None))

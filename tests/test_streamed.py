@@ -13,7 +13,7 @@ import yaml
 from safetensors.torch import load_file
 
 from ditcnn.cli import main
-from ditcnn.cli.parsing import with_flags
+from ditcnn.cli.flags import with_flags
 from ditcnn.data.stream import open_source
 from ditcnn.models.dit_convnext import DitConvNeXt
 from ditcnn.train import RunFolder, Trainer

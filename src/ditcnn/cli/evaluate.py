@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from ditcnn.cli.parsing import flag, parse
+from ditcnn.cli.flags import flag
+from ditcnn.cli.parsing import parse
 from ditcnn.system.documents import read_yaml
 from ditcnn.system.errors import InputError
 from ditcnn.system.network import ask_hub_early
@@ -60,6 +61,8 @@ def evaluate_command(argv: list[str]) -> None:
     for name in ("batch_size", "image_size"):
         if getattr(flags, name) is not None and getattr(flags, name) < 1:
             raise InputError(f"--{name.replace('_', '-')} must be above 0; got {getattr(flags, name)}.")
+        if getattr(flags, name) is not None and getattr(flags, name) > 2**31:
+            raise InputError(f"--{name.replace('_', '-')} must be at most {2**31}; got {getattr(flags, name)}.")
     if flags.workers < 0:
         raise InputError(f"--workers must not be negative; got {flags.workers}.")
     if flags.crop_pct is not None and not 0 < flags.crop_pct <= 1:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ditcnn.recipes import Recipe
-from ditcnn.system.documents import read_json, read_yaml
+from ditcnn.system.display import Display
+from ditcnn.system.documents import read_json, read_small, read_yaml
 from ditcnn.system.errors import InputError
 from ditcnn.system.text import one_line
 from ditcnn.train import RunFolder
@@ -99,7 +100,7 @@ def read_run(path: Path) -> Run:
         raise InputError(f"{path} holds no run: there is no config.yaml in it.")
     try:
         settings = read_yaml(folder.config)
-        lines = read_metrics(folder.metrics) if folder.metrics.is_file() else []
+        lines = _lines(folder.metrics)
         launches = read_json(folder.environment)["launches"] if folder.environment.exists() else []
         failed = folder.failure()
         _check(settings, lines, launches)
@@ -108,6 +109,18 @@ def read_run(path: Path) -> Run:
     results = [line for line in lines if line.get("final")]
     epochs = tuple(line for line in lines if not line.get("final"))
     return Run(folder, settings, epochs, results[-1] if results else None, failed, tuple(launches))
+
+
+def _lines(metrics: Path) -> list[dict[str, Any]]:
+    """Return the lines of ``metrics.jsonl``; say where a run that has a checkpoint or a model lacks some."""
+    if not metrics.exists():
+        if (metrics.parent / "last.pt").exists():
+            raise InputError("metrics.jsonl is missing; go on with its run, which mends it")
+        return []
+    lines = read_metrics(metrics)
+    if not read_small(metrics).endswith(b"\n"):
+        Display().warn(f"{metrics} is empty, or ends in the middle of a line, which is left out.")
+    return lines
 
 
 def _check(settings: Any, lines: Sequence[Any], launches: Any) -> None:

@@ -5,15 +5,18 @@ import json
 import platform
 import subprocess
 import sys
+import warnings
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ditcnn.system.documents import read_json
+from ditcnn.system.errors import InputError
 from ditcnn.system.files import write_atomically
 
-__all__ = ["describe_environment", "record_launch", "short_commit"]
+__all__ = ["describe_environment", "read_launches", "record_launch", "short_commit"]
 
 _PACKAGES = ("ditcnn", "torch", "torchvision", "timm", "numpy", "scikit-learn")
 
@@ -34,17 +37,31 @@ def describe_environment(device: torch.device, processes: int = 1) -> dict[str, 
     }
 
 
+def read_launches(path: Path) -> list[dict[str, Any]]:
+    """Return the launches that an ``env.json`` lists.
+
+    Raises:
+        InputError: It is damaged.
+    """
+    found = read_json(path)
+    launches = found.get("launches") if isinstance(found, dict) else None
+    if not isinstance(launches, list) or not launches or not all(isinstance(launch, dict) for launch in launches):
+        raise InputError(f"{path} is damaged: it must hold a list of launches.")
+    return launches
+
+
 def record_launch(path: Path, device: torch.device, processes: int = 1) -> list[str]:
     """Add this process to the launches in ``env.json``; return what differs from the first in a way that changes bits."""
     try:
-        launches = json.loads(path.read_bytes())["launches"]
-    except (FileNotFoundError, ValueError, LookupError, TypeError):
+        launches = read_launches(path) if path.exists() else []
+    except InputError as error:
+        warnings.warn(f"{error} It is begun anew: of the launches before nothing is known.", stacklevel=2)
         launches = []
     launches.append(describe_environment(device, processes))
     write_atomically(path, (json.dumps({"launches": launches}, indent=2) + "\n").encode())
     first, this = {"processes": 1} | launches[0], launches[-1]
     return [
-        f"{key}: {first[key]} then, {this[key]} now"
+        f"{key}: {first.get(key)} then, {this[key]} now"
         for key in ("packages", "commit", "device", "processor", "threads", "processes")
         if first.get(key) != this[key]
     ]

@@ -12,6 +12,7 @@ from torch import nn
 from ditcnn.system.errors import InputError
 from ditcnn.system.text import one_line
 from ditcnn.train.saved import as_folder, check_name, read_config, registered
+from ditcnn.train.weights import read_weights
 
 __all__ = ["arguments_of", "build_model", "fresh_model", "images_of", "input_shape"]
 
@@ -152,6 +153,10 @@ def _weights_of_folder(folder: Path, name: str) -> tuple[dict[str, Any], dict[st
     config = _config_of(folder)
     if config["architecture"] is None:
         raise InputError(f"`pretrained` {folder} holds weights of a module of your own: load them into it, and train that.")
+    try:
+        read_weights(folder / "model.safetensors")  # timm believes what it reads
+    except ValueError as error:
+        raise InputError(f"`pretrained` {folder} holds a damaged model: {error}.") from None
     cfg = config["pretrained_cfg"] | {"num_classes": config["num_classes"], "source": "local-dir", "file": str(folder)}
     if config["architecture"].split(".")[0] == name:
         known = {key: value for key, value in cfg.items() if key in PretrainedCfg.__dataclass_fields__}

@@ -281,6 +281,8 @@ def _resolve(
 def _stored(folder: Path, resume: bool, display: Display) -> dict[str, Any] | None:
     """Return the settings of the run in a folder that is to go on; None where a new one begins there."""
     run = RunFolder(folder)
+    if not str(folder).isascii() and any("\udc80" <= char <= "\udcff" for char in str(folder)):
+        raise InputError(f"`out` {folder} is not UTF-8, which TensorBoard's events need; name another folder.")
     if folder.exists() and not folder.is_dir():
         raise InputError(f"`out` {folder} is a file, not a folder.")
     if run.holds_run() and not run.config.exists():
@@ -374,8 +376,8 @@ def _run(planned: Plan, processes: Processes, display: Display, callbacks: Seque
         "exif_orientation": inputs.upright,
     }
 
-    def export(model: nn.Module) -> list[str]:
-        return save_model(model, path, classes=inputs.classes, data_config=config)
+    def export(model: nn.Module) -> None:
+        save_model(model, path, classes=inputs.classes, data_config=config)
 
     trainer = processes.on_all(
         lambda: Trainer(

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from ditcnn.system.documents import read_json
 from ditcnn.system.errors import InputError
 from ditcnn.system.files import write_atomically
 from ditcnn.system.locks import locked_folder
@@ -91,8 +92,13 @@ class RunFolder:
         write_atomically(self.failed, json.dumps({"failed": reason}).encode())
 
     def failure(self) -> str | None:
-        """Return why the run broke off, as `note_failure` kept it; None where it did not."""
-        return str(json.loads(self.failed.read_bytes())["failed"]) if self.failed.exists() else None
+        """Return why the run broke off, as `note_failure` kept it; None where it did not. Errors as `read_json`."""
+        if not self.failed.exists():
+            return None
+        found = read_json(self.failed)
+        if not isinstance(found, dict) or not isinstance(found.get("failed"), str):
+            raise InputError(f"{self.failed} is damaged: it does not say why the run broke off. Delete it.")
+        return str(found["failed"])
 
     def locked(self, patience: float = 0.0) -> AbstractContextManager[None]:
         """Make the folder where it is not there, and keep other processes out of it meanwhile, as `locked_folder` does."""

@@ -32,6 +32,7 @@ from ditcnn.system.network import HUB_NAMES, hub, hub_offline_if_unreachable, re
 from ditcnn.system.text import one_line
 from ditcnn.train.folder import RunFolder
 from ditcnn.train.preprocessing import Preprocessing
+from ditcnn.train.weights import read_weights, write_weights
 
 __all__ = [
     "TrainedModel",
@@ -103,8 +104,8 @@ def save_model(
                 _save_own(plain, Path(temporary), beside, data, len(classes))
         except SafetensorError as error:  # what safetensors makes of a full disk
             raise OSError(str(error)) from None
-        for name in ("model.safetensors", "config.json"):
-            write_atomically(folder / name, Path(temporary, name).read_bytes())
+        write_weights(folder / "model.safetensors", load_file(Path(temporary, "model.safetensors")))
+        write_atomically(folder / "config.json", Path(temporary, "config.json").read_bytes())
 
 
 def _save_by_timm(model: nn.Module, folder: Path, beside: dict[str, Any], data: dict[str, Any]) -> bool:
@@ -270,9 +271,7 @@ def load_model(path: Path, *, model: nn.Module | None = None, **kwargs: Any) -> 
             f"from Python, with ditcnn.load({str(path)!r}, model=my_module)."
         )
     try:
-        if not weights.is_file():
-            raise ValueError("model.safetensors is no file")
-        state = load_file(weights)  # timm passes over some damage with a warning
+        state = read_weights(weights)  # timm passes over some damage with a warning
         if model is not None:
             model.load_state_dict(state)
         else:

@@ -1,5 +1,6 @@
 """The cells that are done, a line of JSON each, in a file that only grows."""
 
+import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -7,10 +8,32 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ditcnn.experiments.engine.experiment import Cell, Numbers, Row, cell_key
+from ditcnn.system.documents import read_small
 from ditcnn.system.errors import InputError
 from ditcnn.system.files import whole_lines
 
 __all__ = ["CellStore"]
+
+_CHECK = "sha256"  # of a line without it, its first 16 digits; files of before have none
+
+
+def _digest(entry: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(entry, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _checked(entries: list[Any]) -> list[dict[str, Any]]:
+    """Return the lines without their digests, which must match; lines of before, at the beginning, have none."""
+    checked = False
+    for entry in entries:
+        digest = entry.pop(_CHECK, None)
+        checked = checked or digest is not None
+        if checked and digest != _digest(entry):
+            raise ValueError("the digest of a line does not match")
+    return entries
+
+
+def _no_number(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number")
 
 
 class CellStore:
@@ -57,23 +80,25 @@ class CellStore:
         self._keep(json.loads(json.dumps(entry)))
 
     def _keep(self, entry: dict[str, Any]) -> None:
-        done = {"numbers": entry["numbers"], "seconds": entry["seconds"], "launch": len(self.launches) - 1}
-        self._done[cell_key(entry["cell"])] = done
+        cell, numbers, seconds = entry["cell"], entry["numbers"], entry["seconds"]
+        if not isinstance(cell, dict) or not isinstance(numbers, dict) or not isinstance(seconds, int | float):
+            raise ValueError("a line is not that of a cell")
+        self._done[cell_key(cell)] = {"numbers": numbers, "seconds": seconds, "launch": len(self.launches) - 1}
 
     def _append(self, entry: dict[str, Any]) -> None:
-        line = json.dumps(entry, allow_nan=False) + "\n"
+        line = json.dumps(entry | {_CHECK: _digest(entry)}, allow_nan=False) + "\n"
         with self.path.open("ab") as file:
             file.write(line.encode())
             file.flush()
             os.fsync(file.fileno())
 
     def _read(self, origin: dict[str, Any]) -> None:
-        content = self.path.read_bytes() if self.path.exists() else b""
+        content = read_small(self.path) if self.path.exists() else b""
         whole = whole_lines(content)
         if len(whole) < len(content):
             os.truncate(self.path, len(whole))
         try:
-            entries = [json.loads(line) for line in whole.splitlines()]
+            entries = _checked([json.loads(line, parse_constant=_no_number) for line in whole.splitlines()])
             known: dict[str, str] = {}
             for found in (entry["origin"] for entry in entries if "origin" in entry):
                 known |= found["data"]
@@ -82,10 +107,15 @@ class CellStore:
                 raise LookupError("it does not say what it is of")
             for entry in entries:
                 if "launch" in entry:
+                    if (
+                        not isinstance(entry["launch"], dict)
+                        or not {"command", "commit", "versions"} <= entry["launch"].keys()
+                    ):
+                        raise ValueError("a line is not that of a launch")
                     self.launches.append(entry["launch"])
                 elif "origin" not in entry:
                     self._keep(entry)
-        except (ValueError, LookupError, TypeError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise InputError(f"{self.path} is damaged ({error}). Delete it, or name another folder with --out.") from None
         if not whole or not known.keys() >= origin["data"].keys():
             self._append({"origin": origin})

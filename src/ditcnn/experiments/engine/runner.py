@@ -22,8 +22,11 @@ from ditcnn.system.environment import describe_environment
 from ditcnn.system.errors import InputError
 from ditcnn.system.locks import locked_folder
 from ditcnn.system.signals import Stopped, stop_at_once
+from ditcnn.system.text import one_line
 
 __all__ = ["Finished", "reproduce"]
+
+MOST_SEEDS = 10_000  # each has its cells in memory
 
 
 @dataclass(frozen=True)
@@ -53,8 +56,8 @@ def reproduce(
     """
     chosen: Budget[Any] = experiment.budgets[budget]
     seeds = chosen.seeds if seeds is None else seeds
-    if seeds < 1:
-        raise InputError(f"--seeds must be above 0; got {seeds}.")
+    if not 1 <= seeds <= MOST_SEEDS:
+        raise InputError(f"--seeds must be {'above 0' if seeds < 1 else f'at most {MOST_SEEDS:,}'}; got {seeds}.")
     sets = _sets(experiment, budget, data)
     cells = experiment.cells(Plan(chosen.settings, seeds, sets.names))
     if len({cell_key(cell) for cell in cells}) < len(cells):
@@ -63,6 +66,7 @@ def reproduce(
         used = sets.digests(name for name in sets.names if any(name in cell.values() for cell in cells))
         origin = {"experiment": experiment.name, "revision": experiment.revision, "budget": budget, "data": used}
         store = CellStore(out / "cells.jsonl", origin)
+        already = any(cell in store for cell in cells)
         context = Context(sets, RunStore(out.resolve().parent / "runs", experiment.name))
         try:
             with stop_at_once():
@@ -72,8 +76,16 @@ def reproduce(
             advice = f"{done} of {len(cells)} cells kept; go on with the same command"
             raise Stopped(stop.signum, advice) from None
         rows = store.rows(cells)
-        summary = experiment.summarise(rows)
-        pictures = write_figures(experiment, summary, rows, out)
+        try:
+            summary = experiment.summarise(rows)
+            pictures = write_figures(experiment, summary, rows, out)
+        except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
+            if not already:  # the numbers are this process's own
+                raise
+            raise InputError(
+                f"{store.path} holds numbers that {experiment.name} can make nothing of ({one_line(error)}). Delete it, or "
+                "name another folder with --out."
+            ) from error
         about = _about(experiment, budget, seeds, cells, store, used)
         record = write_texts(experiment, about, summary, pictures, out)
         return Finished(record, rows, brief_text(experiment.table(summary)))

@@ -13,6 +13,8 @@ from typing import Any
 from ditcnn.data import ImageData, channel_statistics
 from ditcnn.experiments.engine.training import Run, train
 from ditcnn.recipes import Recipe
+from ditcnn.system.documents import read_json
+from ditcnn.system.errors import InputError
 from ditcnn.system.files import write_atomically
 from ditcnn.system.locks import try_lock
 
@@ -78,10 +80,22 @@ class RunStore:
         """Return where a run lies, which experiment trained it, and what it ran on, for a cell's numbers.
 
         A run that another experiment trained may be of another commit, with other versions, than the cell that quotes it.
+
+        Raises:
+            InputError: ``origin.json`` is damaged.
         """
-        trained_by = json.loads((run.folder / "origin.json").read_bytes())["experiment"]
+        trained_by = _trained_by(run.folder)
         about = {"trained_by": trained_by, "taken_over": trained_by != self.experiment}
         return {"folder": f"runs/{run.folder.name}"} | about | {"launches": run.launches}
+
+
+def _trained_by(folder: Path) -> str:
+    found = read_json(path := folder / "origin.json")
+    if not isinstance(found, dict) or not isinstance(found.get("experiment"), str):
+        raise InputError(
+            f"{path} is damaged: it does not say which experiment trained the run. Delete {folder}: it trains again."
+        )
+    return str(found["experiment"])
 
 
 @contextmanager

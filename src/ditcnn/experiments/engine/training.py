@@ -1,6 +1,5 @@
 """The one place where experiments meet the training engine: a run in a folder, and the networks that it leaves."""
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import torch
 from ditcnn.data import ImageData
 from ditcnn.recipes import Recipe
 from ditcnn.system.display import Display
+from ditcnn.system.environment import read_launches
 from ditcnn.system.errors import Diverged
 from ditcnn.system.signals import Stopped
 from ditcnn.train import RunFolder, TrainedModel, build_model, evaluate, fit, load_model
@@ -57,7 +57,7 @@ def train(recipe: Recipe, data: ImageData, path: Path, progress: Callable[[float
         except Diverged as error:
             failed = str(error)
     epochs = [line for line in _metrics(folder) if "train_loss" in line]
-    return Run(path, result, epochs, json.loads(folder.environment.read_bytes())["launches"], failed)
+    return Run(path, result, epochs, read_launches(folder.environment), failed)
 
 
 def build(recipe: Recipe, data: ImageData) -> torch.nn.Module:
