@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from ditcnn.cli.parsing import flag, parse
+from ditcnn.cli.flags import flag
+from ditcnn.cli.parsing import parse
 from ditcnn.system.documents import read_yaml
 from ditcnn.system.errors import InputError
 from ditcnn.system.network import ask_hub_early

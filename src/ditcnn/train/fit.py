@@ -254,8 +254,8 @@ def _run(planned: Plan, processes: Processes, display: Display, callbacks: Seque
         "exif_orientation": inputs.upright,
     }
 
-    def export(model: nn.Module) -> list[str]:
-        return save_model(model, path, classes=inputs.classes, data_config=config)
+    def export(model: nn.Module) -> None:
+        save_model(model, path, classes=inputs.classes, data_config=config)
 
     try:
         if planned.fresh:

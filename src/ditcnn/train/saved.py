@@ -79,11 +79,11 @@ class TrainedModel:
 
 def save_model(
     model: nn.Module, folder: Path, *, classes: Sequence[str] = (), data_config: Mapping[str, Any] | None = None
-) -> list[str]:
+) -> None:
     """Write ``config.json`` and ``model.safetensors`` for ``timm.create_model("local-dir:DIR", pretrained=True)``.
 
     A model that timm cannot build from its name and arguments (a module of one's own, or one with terms put in) is written
-    too: `load_model` then asks for the module. Files that hold this already stay; the names of those written are returned.
+    too: `load_model` then asks for the module.
 
     Args:
         model: Any model.
@@ -105,16 +105,8 @@ def save_model(
         except SafetensorError as error:  # what safetensors makes of a full disk
             raise OSError(str(error)) from None
         weights = load_file(Path(temporary, "model.safetensors"))
-        contents = {"model.safetensors": encoded(weights), "config.json": Path(temporary, "config.json").read_bytes()}
-    written = [name for name, content in contents.items() if not _holds(folder / name, content)]
-    for name in written:
-        write_atomically(folder / name, contents[name])
-    return written
-
-
-def _holds(path: Path, content: bytes) -> bool:
-    """Say whether a file has this content."""
-    return path.is_file() and path.stat().st_size == len(content) and path.read_bytes() == content
+        write_atomically(folder / "model.safetensors", encoded(weights))
+        write_atomically(folder / "config.json", Path(temporary, "config.json").read_bytes())
 
 
 def _save_by_timm(model: nn.Module, folder: Path, beside: dict[str, Any], data: dict[str, Any]) -> bool:

@@ -30,6 +30,7 @@ from ditcnn.train.metrics import MetricsLog, draw_curves
 from ditcnn.train.optim import lr_factor, make_optimizer, set_lr
 from ditcnn.train.selection import Progress, Selection
 from ditcnn.train.sources import Batch, Cut, Source
+from ditcnn.train.weights import read_weights
 
 __all__ = ["Trainer"]
 
@@ -56,8 +57,7 @@ class Trainer:
         device: Where this process computes.
         display: Where to report.
         digest: A text that tells the images from others.
-        export: Writes a model with the chosen weights into the folder, for `ditcnn.load`; returns the files that were not
-            so already.
+        export: Writes a model with the chosen weights into the folder, for `ditcnn.load`.
         processes: Those that train together. Only the first one touches the folder.
         checkpoint_minutes: Time between checkpoints within an epoch; there is one after each epoch.
         callbacks: Are called with each line of the metrics, and with each step's epoch, step, loss and rate.
@@ -77,7 +77,7 @@ class Trainer:
         display: Display,
         *,
         digest: str,
-        export: Callable[[nn.Module], list[str]],
+        export: Callable[[nn.Module], None],
         processes: Processes | None = None,
         checkpoint_minutes: float = 5.0,
         callbacks: Sequence[Callback] = (),
@@ -426,8 +426,20 @@ class Trainer:
         clean(self.folder, self.restored_from)
         self.folder.failed.unlink(missing_ok=True)
         self.log = MetricsLog(self.folder.metrics, self.lines, self.display.warn)
-        if self.chosen_weights is not None and self.folder.weights.name in self.export(self._chosen_model()):
-            self.display.warn(f"{self.folder.weights} is not the model that the checkpoint holds; written anew from it.")
+        if self.chosen_weights is not None:
+            if not self._holds(self.chosen_weights):
+                self.display.warn(f"{self.folder.weights} is not the model that the checkpoint holds; written anew from it.")
+            self.export(self._chosen_model())  # in any case, as config.json has no digest
+
+    def _holds(self, weights: State) -> bool:
+        """Say whether the folder has these weights."""
+        try:
+            found = read_weights(self.folder.weights)
+        except (OSError, ValueError):
+            return False
+        return found.keys() == weights.keys() and all(
+            value.dtype == weights[name].dtype and torch.equal(value, weights[name]) for name, value in found.items()
+        )
 
     def _record(self, line: dict[str, Any]) -> None:
         self.lines.append(line)
