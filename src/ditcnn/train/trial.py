@@ -32,8 +32,8 @@ def check_step(model: nn.Module, recipe: Recipe, train: Source, cut: Cut, device
     sizes = train.sizes(cut)
     if (recipe.mixup or recipe.cutmix) and (odd := next((size for size in sorted(sizes) if size % 2), None)):
         raise InputError(
-            f"`mixup` and `cutmix` pair images; {len(train)} training images in batches of {recipe.batch_size} leave a batch "
-            f"of {odd}. Choose another `batch_size`."
+            f"`mixup` and `cutmix` pair images; {len(train)} training images in batches of {recipe.batch_size} leave a "
+            f"batch of {odd}. Choose another `batch_size`."
         )
     if cut.shared:
         refuse_other_norms(model)
