@@ -392,7 +392,7 @@ def test_hold_out_is_a_stratified_tenth_at_most_5000_and_always_the_same():
 
 
 def test_too_few_images_to_hold_out_are_told():
-    with pytest.raises(InputError, match="--protocol paper"):
+    with pytest.raises(InputError, match="`protocol` paper"):
         hold_out(ImageSet(torch.zeros(30, 1, 2, 2), torch.arange(30) % 10))
 
 
