@@ -48,9 +48,9 @@ def test_other_images_in_another_process_end_both_and_that_one_tells(monkeypatch
     data = images("images")
     Path("images/val/cat/0.png").write_bytes(Path("images/val/cat/1.png").read_bytes() + b"a longer file")
 
-    def seen(data, split, classes=None):
+    def seen(data, split, **options):
         other = "other" if os.environ["RANK"] == "1" else data
-        return open_source(other, split, classes)
+        return open_source(other, split, **options)
 
     images("other")
     monkeypatch.setattr("ditcnn.train.inputs.open_source", seen)
