@@ -183,7 +183,7 @@ def test_two_processes_cannot_train_in_one_folder(place):
     assert contents(whole.path) == before
 
 
-class Interrupted(BaseException):  # which the last resort lets through
+class Interrupted(Exception):
     pass
 
 

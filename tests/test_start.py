@@ -215,7 +215,7 @@ def test_a_message_without_end_is_cut(monkeypatch, capsys):
         (["info", "resnet20", "--batch-size", str(10**30)], ""),
         (["info", "resnet20", "--image-size", str(10**30)], ""),
         (["info", "resnet20", "--model-kwargs", f"num_classes={10**30}"], "model resnet20 with"),
-        (["eval", "resnet20", "--data", "x", "--image-size", str(10**30)], "input_size must be"),
+        (["eval", "resnet20", "--data", "x", "--image-size", str(10**30)], "--image-size must be at most"),
         (["report", "\udcff\x1b]0;x"], "\\xff\\x1b]0;x: no such folder"),
         (["predict", "resnet20", "no\nsuch"], "no such: no such file or folder."),
     ],

@@ -137,7 +137,7 @@ def test_the_average_is_the_decaying_sum_of_the_weights():
         torch.testing.assert_close(value, 0.75 * start[key] + 0.25 * state["model"][key])
 
 
-class Interrupted(BaseException):  # which the last resort lets through
+class Interrupted(Exception):
     pass
 
 
