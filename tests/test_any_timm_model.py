@@ -158,7 +158,7 @@ def test_weights_that_cannot_be_fetched_are_one_line(capsys, images, monkeypatch
 
     monkeypatch.setattr("timm.create_model", offline)
     message = fails(capsys, "eval", "test_convnext.r160_in1k", "--data", str(images))
-    assert "the model cannot be had: no route to host" in message
+    assert "the model cannot be had: " in message
     assert "--no-pretrained" in message
 
 
@@ -224,15 +224,30 @@ def test_predict_reads_a_tar_as_it_reads_its_files(capsys, images, imagenet_mode
     assert answers[1][0]["path"] == f"{tmp_path / 'some.tar'}:{CHURCH}_0.JPEG"
 
 
-def test_predict_turns_a_photograph_as_its_camera_says(capsys, imagenet_model, tmp_path):
+def test_predict_turns_a_photograph_as_its_camera_says_where_the_model_records_so(capsys, imagenet_model, tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (40, 64, 3), np.uint8)
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees clockwise
     Image.fromarray(pixels).save(tmp_path / "tagged.png", exif=exif)
     Image.fromarray(pixels).rotate(-90, expand=True).save(tmp_path / "turned.png")
-    assert main(["predict", str(imagenet_model), str(tmp_path), "--format", "json"]) == 0
-    tagged, turned = json.loads(capsys.readouterr().out)
-    assert tagged["top"] == turned["top"]
+    config = imagenet_model / "config.json"
+    for upright in (False, True):  # published ImageNet figures are of images as they are stored
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"exif_orientation": upright}))
+        assert (
+            main(
+                [
+                    "predict",
+                    str(imagenet_model),
+                    str(tmp_path / "tagged.png"),
+                    str(tmp_path / "turned.png"),
+                    "--format",
+                    "json",
+                ]
+            )
+            == 0
+        )
+        tagged, turned = json.loads(capsys.readouterr().out)
+        assert (tagged["top"] == turned["top"]) is upright
 
 
 def test_predict_of_a_damaged_image_names_it(capsys, imagenet_model, tmp_path):

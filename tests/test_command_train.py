@@ -10,9 +10,8 @@ import yaml
 from PIL import Image
 
 from ditcnn.cli import main
-from ditcnn.recipes import Recipe
 from ditcnn.system.display import Display
-from ditcnn.train.fit import _new_folder
+from ditcnn.train.folder import new_run_folder
 from ditcnn.train.inputs import named_data
 from tests.conftest import write_class_folders, write_idx
 
@@ -57,7 +56,7 @@ def test_a_dry_run_prints_what_config_takes(capsys):
 
 def test_runs_that_begin_together_have_folders_of_their_own():
     with ThreadPoolExecutor(8) as pool:
-        folders = list(pool.map(lambda _: _new_folder("digits", Recipe()), range(8)))
+        folders = list(pool.map(lambda _: new_run_folder("digits-dit_resnet20"), range(8)))
     assert sorted(map(str, folders)) == [f"runs/digits-dit_resnet20-{n}" for n in range(1, 9)]
     assert all(folder.is_dir() for folder in folders)
 

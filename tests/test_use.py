@@ -88,7 +88,7 @@ def test_a_run_on_small_images_records_how_predict_reads_a_photograph(tmp_path, 
     config = json.loads(Path("run/config.json").read_text())
     assert config["pretrained_cfg"]["crop_mode"] == "center"
     assert config["pretrained_cfg"]["crop_pct"] == 1.0
-    assert config["exif_orientation"] is False
+    assert config["exif_orientation"] is True  # as images in memory are read
     capsys.readouterr()
     assert main(["predict", "run", str(photograph), "--format", "json", "--topk", "2"]) == 0
     (row,) = json.loads(capsys.readouterr().out)

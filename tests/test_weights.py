@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ditcnn.train.weights import read_weights, write_weights
+from ditcnn.train.weights import encoded, read_weights
 
 WEIGHTS = {
     "a": torch.arange(6.0).view(2, 3),
@@ -23,14 +23,14 @@ def same(one, other):
 
 def test_weights_come_back_here_and_from_safetensors_itself(tmp_path):
     path = tmp_path / "model.safetensors"
-    write_weights(path, {name: tensor.contiguous() for name, tensor in WEIGHTS.items()})
+    path.write_bytes(encoded({name: tensor.contiguous() for name, tensor in WEIGHTS.items()}))
     assert same(read_weights(path), WEIGHTS)
     assert same(load_file(path), WEIGHTS)
 
 
 def test_each_flipped_bit_is_harmless_or_noticed(tmp_path):
     path = tmp_path / "model.safetensors"
-    write_weights(path, {"a": WEIGHTS["a"], "b": WEIGHTS["b"]})
+    path.write_bytes(encoded({"a": WEIGHTS["a"], "b": WEIGHTS["b"]}))
     content = path.read_bytes()
     for place in range(len(content)):
         path.write_bytes(content[:place] + bytes([content[place] ^ 1 << place % 8]) + content[place + 1 :])
@@ -40,7 +40,7 @@ def test_each_flipped_bit_is_harmless_or_noticed(tmp_path):
 
 def test_the_same_weights_give_the_same_bytes(tmp_path):
     for name in ("one", "two"):
-        write_weights(tmp_path / name, {"a": WEIGHTS["a"]})
+        (tmp_path / name).write_bytes(encoded({"a": WEIGHTS["a"]}))
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
 
 
@@ -51,7 +51,7 @@ def test_a_file_of_another_program_has_no_digest_and_is_believed(tmp_path):
 
 def test_a_cut_file_and_a_folder_are_errors(tmp_path):
     path = tmp_path / "m.safetensors"
-    write_weights(path, {"a": WEIGHTS["a"]})
+    path.write_bytes(encoded({"a": WEIGHTS["a"]}))
     path.write_bytes(path.read_bytes()[:-3])
     for place in (path, tmp_path):
         with pytest.raises(ValueError, match=place.name):

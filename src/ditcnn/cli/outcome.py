@@ -68,7 +68,7 @@ def line_and_status(error: BaseException) -> tuple[str, int]:
         return "", line_and_status(error.error)[1]
     if isinstance(error, Stopped):
         return f"stopped by {error}, {error.advice}.", 128 + error.signum
-    if isinstance(error, KeyboardInterrupt):
+    if _interrupted(error):
         return "interrupted.", 128 + signal.SIGINT
     if isinstance(error, InputError | RunFailed):
         return with_flags(str(error)), 2 if isinstance(error, InputError) else 1
@@ -81,6 +81,13 @@ def line_and_status(error: BaseException) -> tuple[str, int]:
         place = "" if error.filename or not error.errno else "reading or writing failed: "
         return f"{place}{reason(error)}.", 2
     return _own_fault(error), 1
+
+
+def _interrupted(error: BaseException | None) -> bool:
+    """Say whether Ctrl-C is behind an error: libraries make an ImportError of it where it comes in their import."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _stdout_fault() -> OSError | None:
