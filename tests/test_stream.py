@@ -4,7 +4,6 @@ import io
 import json
 import multiprocessing
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -32,7 +31,6 @@ from ditcnn.data.stream import (
     steps_per_epoch_of,
     train_batches_of,
 )
-from ditcnn.data.stream.failures import explained_worker, refuse_unguarded
 from ditcnn.data.stream.files import FolderSource
 from ditcnn.data.stream.source import subset
 from ditcnn.system.errors import InputError
@@ -813,45 +811,3 @@ class _OneAtATime(FolderSource):
 def test_a_worker_does_not_wait_for_a_lock_that_the_main_process_held_when_it_began(images):
     with _LOCK:  # as a thread of torch.distributed may hold one of the interpreter's; a fork would have it locked for ever
         train_steps(_OneAtATime(images / "train"), workers=1)
-
-
-# --- what a worker's failure is told as
-
-_DIED = "DataLoader worker (pid 7)"
-_TORCHS = (
-    "Caught RuntimeError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n"
-    + 40 * '  File "x.py"\n'
-)
-
-
-@pytest.mark.parametrize(
-    ("error", "message"),
-    [
-        (RuntimeError(f"{_DIED} is killed by signal: Bus error. It is possible that ..."), r"\(/dev/shm has .*--shm-size"),
-        (RuntimeError(f"{_TORCHS}RuntimeError: unable to write to file </torch_7_8_0>: No space left"), "--shm-size"),
-        (RuntimeError(f"{_DIED} exited unexpectedly"), r"died: DataLoader worker \(pid 7\) exited"),
-        (RuntimeError(f"{_DIED} is killed by signal: Killed. "), "signal: Killed. Unless it said why, memory was short"),
-        (RuntimeError(f"{_TORCHS}ZeroDivisionError: by zero\n"), "^a data worker failed: ZeroDivisionError: by zero$"),
-        (RuntimeError(f"{_TORCHS}RuntimeError: received 0 items of ancdata"), "ulimit -n"),
-        (OSError(24, "Too many open files"), "ulimit -n"),
-        (AttributeError("Can't pickle local object 'D.<lambda>'"), "cannot be sent .* without lambdas, .*workers=0"),
-        (TypeError("cannot pickle '_io.BufferedReader' object"), "cannot be sent to worker processes"),
-        (EOFError(), "__main__"),
-    ],
-)  # fmt: skip
-def test_a_failure_of_a_worker_is_told_in_one_short_line_with_its_cause(error, message):
-    explained = str(explained_worker(error))
-    assert re.search(message, explained)
-    assert len(explained) < 400
-    assert "\n" not in explained
-
-
-def test_an_error_that_is_no_workers_is_left_alone():
-    assert explained_worker(RuntimeError("mat1 and mat2 shapes cannot be multiplied")) is None
-
-
-def test_a_worker_that_would_start_workers_says_what_the_script_lacks(monkeypatch):
-    refuse_unguarded()
-    monkeypatch.setattr(multiprocessing.current_process(), "_inheriting", True, raising=False)
-    with pytest.raises(SystemExit, match="if __name__ == '__main__':"):
-        refuse_unguarded()

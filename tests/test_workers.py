@@ -1,5 +1,6 @@
 """Data workers: the same bits for any number of them, and their failures in one short line with the cause."""
 
+import errno
 import gc
 import multiprocessing
 import os
@@ -19,7 +20,7 @@ from torch.utils.data import Dataset
 import ditcnn
 from ditcnn.cli.flags import with_flags
 from ditcnn.data import DatasetSource
-from ditcnn.data.stream import EvalTransform, TrainTransform, WholeTransform, eval_batches_of, train_batches_of
+from ditcnn.data.stream import EvalTransform, TrainTransform, WholeTransform, eval_batches_of, loading, train_batches_of
 from ditcnn.data.stream.source import subset
 from ditcnn.system.errors import InputError, RunFailed
 from ditcnn.train import RunFolder
@@ -242,3 +243,15 @@ def drained(terminal: int) -> bool:
     with suppress(BlockingIOError, OSError):
         os.read(terminal, 2**16)
     return True
+
+
+def test_a_limit_of_open_files_is_told_by_how_to_raise_it(monkeypatch):
+    def refused(loader):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("torch.utils.data.DataLoader.__iter__", refused)
+        with pytest.raises(RunFailed, match="ulimit -n"):
+            steps(1)
+    died = RuntimeError("Caught RuntimeError in DataLoader worker process 0.\nRuntimeError: received 0 items of ancdata")
+    assert "ulimit -n" in str(loading._death(None, died))

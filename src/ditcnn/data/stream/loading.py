@@ -1,6 +1,7 @@
 """Batches of a source, read by worker processes, the same at any number of processes."""
 
 import atexit
+import errno
 import multiprocessing
 import pickle
 import shutil
@@ -320,10 +321,15 @@ def _death(batches: Any, error: RuntimeError) -> Exception:
         )
     if -signal.SIGBUS in codes:
         return RunFailed(f"data workers ran out of shared memory.{_room()}")
+    if "ancdata" in str(error) or "Too many open files" in str(error):  # each tensor takes a descriptor on its way
+        return RunFailed(_TOO_MANY_FILES)
     if -signal.SIGKILL in codes:
         return RunFailed("a data worker was killed, as the system does when memory is short; try fewer `workers`.")
     last = next((line for line in reversed(str(error).splitlines()) if line.strip()), "")
     return RunFailed(f"a data worker died: {one_line(last, 300)} What it told stands above; try `workers` 0.")
+
+
+_TOO_MANY_FILES = "too many open files for data workers: raise the limit (ulimit -n), or take fewer `workers`, 0 for none."
 
 
 def _room() -> str:
@@ -361,6 +367,8 @@ def _load(fetch: _Fetch, rows: _Rows, workers: int) -> Any:
         _kill(set(multiprocessing.active_children()) - others)
         if isinstance(error, EOFError | ConnectionError):
             raise RunFailed("data workers cannot be started, as their server has ended; try `workers` 0.") from None
+        if isinstance(error, OSError) and error.errno in (errno.ENFILE, errno.EMFILE):
+            raise RunFailed(_TOO_MANY_FILES) from None
         if isinstance(error, pickle.PicklingError | AttributeError | TypeError):
             raise InputError(
                 f"the images cannot be sent to data workers: {one_line(error, 300)}. Define their Dataset and its "
